@@ -1,0 +1,33 @@
+"""What can go wrong in a way the user can put right.
+
+Everything raised on purpose derives from `Gem3dError`. A message says what is wrong, where (file, particle,
+column), what was found, and what to do; the command line prints it without a traceback and exits with code 2.
+"""
+
+
+class Gem3dError(Exception):
+    """Base class: the input or the request is at fault, not the program."""
+
+
+class ParticleFileError(Gem3dError):
+    """A particle metadata file is missing, unreadable, incomplete or asks for something not modelled."""
+
+
+class ImageStackError(Gem3dError):
+    """An image stack is missing, truncated, of the wrong shape, or lacks an image that a particle refers to."""
+
+
+class MapError(Gem3dError):
+    """A map file is unreadable or does not fit the other maps."""
+
+
+class StructureError(Gem3dError):
+    """An atomic model is unreadable or holds no atoms."""
+
+
+class SettingsError(Gem3dError):
+    """Settings contradict one another or the data."""
+
+
+class RunDirectoryError(Gem3dError):
+    """The output folder cannot be used as asked."""

@@ -1,0 +1,85 @@
+"""The contrast transfer function (CTF), with RELION's conventions.
+
+    gamma(k) = -pi lambda df(k) k^2 + pi/2 Cs lambda^3 k^4 - phase_shift - asin(amplitude_contrast)
+    CTF(k)   = -sin(gamma) scale exp(-B k^2 / 4)
+
+The astigmatic defocus is written as a quadratic form in (kx, ky), so there is no atan2, no square root and every
+derivative is finite:
+
+    df(k) k^2 = (dfU + dfV)/2 (kx^2 + ky^2) + (dfU - dfV)/2 ((kx^2 - ky^2) cos 2a + 2 kx ky sin 2a)
+
+Formulas: Rohou & Grigorieff 2015, J. Struct. Biol. 192:216; signs checked against RELION (white particles: the
+CTF is positive at k = 0).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from gem3d.particles import Particles
+
+N_CTF_COEFFICIENTS = 7
+
+
+def electron_wavelength_A(voltage_kV: float) -> float:
+    """Relativistic electron wavelength in angstroms."""
+    volts = voltage_kV * 1e3
+    return float(12.2643247 / np.sqrt(volts * (1.0 + 0.978466e-6 * volts)))
+
+
+def ctf_coefficients(particles: Particles) -> NDArray[np.float64]:
+    """Coefficients of each particle's CTF as a polynomial in frequency.
+
+    Returns
+    -------
+    `(n, 7)`: with (kx, ky) in 1/A and s = kx^2 + ky^2,
+    ``gamma = c0 kx^2 + c1 kx ky + c2 ky^2 + c3 s^2 + c4`` and ``CTF = -sin(gamma) c6 exp(-c5 s)``.
+    """
+    groups = particles.optics
+    index = particles.optics_index
+    wavelength_A = np.array([electron_wavelength_A(g.voltage_kV) for g in groups])[index]
+    cs_A = np.array([g.spherical_aberration_mm * 1e7 for g in groups])[index]
+    amplitude_contrast = np.array([g.amplitude_contrast for g in groups])[index]
+
+    mean = particles.defocus_A.mean(axis=1)
+    half_difference = (particles.defocus_A[:, 0] - particles.defocus_A[:, 1]) / 2
+    angle = np.deg2rad(particles.astigmatism_deg)
+    quadratic = -np.pi * wavelength_A
+    return np.stack(
+        [
+            quadratic * (mean + half_difference * np.cos(2 * angle)),
+            quadratic * 2 * half_difference * np.sin(2 * angle),
+            quadratic * (mean - half_difference * np.cos(2 * angle)),
+            0.5 * np.pi * cs_A * wavelength_A**3,
+            -np.deg2rad(particles.phase_shift_deg) - np.arcsin(amplitude_contrast),
+            particles.ctf_bfactor_A2 / 4,
+            particles.ctf_scale,
+        ],
+        axis=1,
+    )
+
+
+def contrast_transfer_function(
+    coefficients: torch.Tensor, kx_per_A: torch.Tensor, ky_per_A: torch.Tensor
+) -> torch.Tensor:
+    """CTF at the given frequencies.
+
+    Parameters
+    ----------
+    coefficients: `(n, 7)` from `ctf_coefficients`.
+    kx_per_A, ky_per_A: frequencies in 1/A, broadcastable to one another, `(...)`.
+
+    Returns
+    -------
+    `(n, ...)`
+    """
+    kx, ky = torch.broadcast_tensors(kx_per_A, ky_per_A)
+    c = coefficients.reshape(coefficients.shape + (1,) * kx.ndim).unbind(1)
+    s = kx * kx + ky * ky
+    gamma = c[0] * kx * kx + c[1] * kx * ky + c[2] * ky * ky + c[3] * s * s + c[4]
+    return -torch.sin(gamma) * c[6] * torch.exp(-c[5] * s)

@@ -1,0 +1,95 @@
+"""What was measured: poses, shifts, optics, half sets and where each image lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gem3d.errors import ParticleFileError
+
+
+@dataclass(frozen=True)
+class OpticsGroup:
+    """What the images of one optics group share."""
+
+    name: str
+    pixel_size_A: float
+    box_size_px: int
+    voltage_kV: float
+    spherical_aberration_mm: float
+    amplitude_contrast: float
+
+
+@dataclass(frozen=True)
+class Particles:
+    """A refined particle set of `n` images, in the program's own conventions.
+
+    Readers translate outside conventions into these once; nothing else in the program knows them.
+
+    Attributes
+    ----------
+    rotations: `(n, 3, 3)` float64. A map point X (angstroms from the box centre, x y z) appears in the camera
+        frame at `rotations[i] @ X`; the image is the integral along the third axis.
+    shifts_A: `(n, 2)` float64, (x, y). Where the projected centre appears, from the image centre (n//2): minus
+        RELION's origin.
+    defocus_A: `(n, 2)` float64, defocus U and V, underfocus positive.
+    astigmatism_deg: `(n,)` float64, angle of the U axis from x.
+    phase_shift_deg: `(n,)` float64.
+    ctf_bfactor_A2, ctf_scale: `(n,)` float64, envelope `scale * exp(-B k^2 / 4)`.
+    optics_index: `(n,)` int32, into `optics`.
+    half_set: `(n,)` int8, 1 or 2; 0 where the file does not say.
+    stack_index: `(n,)` int32, into `stacks`.
+    image_index: `(n,)` int32, 0-based image within the stack.
+    stacks: paths as the metadata file writes them.
+    optics: the optics groups.
+    source: the file the particles were read from.
+    """
+
+    rotations: NDArray[np.float64]
+    shifts_A: NDArray[np.float64]
+    defocus_A: NDArray[np.float64]
+    astigmatism_deg: NDArray[np.float64]
+    phase_shift_deg: NDArray[np.float64]
+    ctf_bfactor_A2: NDArray[np.float64]
+    ctf_scale: NDArray[np.float64]
+    optics_index: NDArray[np.int32]
+    half_set: NDArray[np.int8]
+    stack_index: NDArray[np.int32]
+    image_index: NDArray[np.int32]
+    stacks: tuple[str, ...]
+    optics: tuple[OpticsGroup, ...]
+    source: Path
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+    def subset(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Particles:
+        """The particles selected by a numpy index, in its order."""
+        per_particle = {
+            f.name: getattr(self, f.name)[index]
+            for f in fields(self)
+            if f.name not in ("stacks", "optics", "source")
+        }
+        return replace(self, **per_particle)
+
+    @property
+    def pixel_size_A(self) -> float:
+        """The common pixel size of all optics groups."""
+        return float(self._common("pixel_size_A"))
+
+    @property
+    def box_size_px(self) -> int:
+        """The common box size of all optics groups."""
+        return int(self._common("box_size_px"))
+
+    def _common(self, name: str) -> float:
+        values = sorted({getattr(group, name) for group in self.optics})
+        if len(values) != 1:
+            raise ParticleFileError(
+                f"{self.source}: optics groups differ in {name} ({', '.join(f'{v:g}' for v in values)}); "
+                "this version needs one value. Split the file by optics group, or rescale the images."
+            )
+        return float(values[0])
