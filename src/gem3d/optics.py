@@ -78,7 +78,7 @@ def contrast_transfer_function(
     -------
     `(n, ...)`
     """
-    kx, ky = torch.broadcast_tensors(kx_per_A, ky_per_A)
+    kx, ky = kx_per_A + 0 * ky_per_A, ky_per_A + 0 * kx_per_A
     c = coefficients.reshape(coefficients.shape + (1,) * kx.ndim).unbind(1)
     s = kx * kx + ky * ky
     gamma = c[0] * kx * kx + c[1] * kx * ky + c[2] * ky * ky + c[3] * s * s + c[4]

@@ -1,5 +1,25 @@
 """What was measured: the particles' metadata, and their images, read when needed."""
 
+from gem3d.particles.image_source import ImageBatch, ImageSource, file_order, fill_box_size
 from gem3d.particles.particles import OpticsGroup, Particles
+from gem3d.particles.poses import euler_to_matrix, matrix_to_euler
+from gem3d.particles.preprocess import normalise_background, refuse_unnormalised
+from gem3d.particles.read import read_particles
+from gem3d.particles.relion_star import read_relion_star
+from gem3d.particles.write_relion_star import write_relion_star
 
-__all__ = ["OpticsGroup", "Particles"]
+__all__ = [
+    "ImageBatch",
+    "ImageSource",
+    "OpticsGroup",
+    "Particles",
+    "euler_to_matrix",
+    "file_order",
+    "fill_box_size",
+    "matrix_to_euler",
+    "normalise_background",
+    "read_particles",
+    "read_relion_star",
+    "refuse_unnormalised",
+    "write_relion_star",
+]

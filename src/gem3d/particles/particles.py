@@ -33,8 +33,8 @@ class Particles:
     ----------
     rotations: `(n, 3, 3)` float64. A map point X (angstroms from the box centre, x y z) appears in the camera
         frame at `rotations[i] @ X`; the image is the integral along the third axis.
-    shifts_A: `(n, 2)` float64, (x, y). Where the projected centre appears, from the image centre (n//2): minus
-        RELION's origin.
+    shifts_A: `(n, 2)` float64, (x, y). Where the projected centre appears, from the image centre (n//2):
+        minus RELION's origin.
     defocus_A: `(n, 2)` float64, defocus U and V, underfocus positive.
     astigmatism_deg: `(n,)` float64, angle of the U axis from x.
     phase_shift_deg: `(n,)` float64.

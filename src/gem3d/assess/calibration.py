@@ -1,0 +1,276 @@
+"""The calibrated FSC: what the half maps of a regularised reconstruction are worth against the truth.
+
+Half maps G1, G2 with a prior agree more than they are right. The linear half maps B1, B2 of the same halves
+carry no prior, and their noise is independent of the other half's G. Per shell, with <A,B> the inner product,
+
+    F = <G1,B2> <G2,B1> / (|G1| |G2| <B1,B2>)
+
+estimates corr(G1,S) corr(G2,S), S the truth as blurred by the poses and CTFs given: Spearman's correction for
+attenuation applied twice, a disattenuated cross-half FSC; we are not aware of a publication of it. It equals
+the ordinary FSC when G = B and takes the threshold of Rosenthal & Henderson 2003 (J. Mol. Biol. 333:721),
+0.143. The mask acts after the shell filter (mFSC; Penczek 2020, IUCrJ 7(6)). Errors that both halves share,
+such as those of common poses, are invisible to it as to every half-map measure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gem3d.assess.band_pass import BandProducts, band_passed_products
+from gem3d.assess.claim import ResolutionClaim, claim_resolution
+from gem3d.assess.fsc import FSC_THRESHOLD
+from gem3d.assess.mask import sphere_mask
+from gem3d.assess.shells import Curve, FloatVolume, check_same_box
+from gem3d.assess.smoothing import local_linear_weights, pooled_number
+
+# Raw values where SE/F is below 4 %, smoothed ones above 10 %, a blend between.
+RAW_BELOW_RELATIVE_STDERR = 0.04
+SMOOTHED_ABOVE_RELATIVE_STDERR = 0.10
+# From this misfit of one of the three FSCs on, the smoothed value gives way to the raw one.
+MISFIT_SIGMAS = 2.0
+VALID_SIGMAS = 4.0
+# z = FSC sqrt(2 n) cannot reach 4 reliably with fewer independent values, however good the maps.
+FEWEST_POOLED_VALUES = 16.0
+LARGEST_REGRESSION_WEIGHT = 1.5
+A_PRIORI_DIAMETER_BOXES = 0.9
+G1, G2, B1, B2, FINAL = range(5)
+
+
+@dataclass(frozen=True)
+class CalibratedFSC:
+    """The calibrated FSC of a reconstruction; every curve is `(D//2 + 1,)`, masked after the shell filter.
+
+    raw, smoothed: F before and after smoothing; `smoothed` is the one to report, up to `valid_up_to_shell`.
+    stderr: standard error of `smoothed`.
+    n_effective: independent complex values per shell under the mask.
+    z_mask, z_sphere: pooled significance of <B1,B2> under the mask and under an a priori sphere.
+    first_tested_shell: below it no test is possible; those shells share the fate of this one. None: none
+        testable.
+    valid_up_to_shell: last shell of the valid range, contiguous from low frequency; None if there is none.
+    fsc_gaussian, fsc_linear: FSC(G1,G2) and FSC(B1,B2).
+    cross12, cross21: <G1,B2> and <G2,B1>, each over |G_i| sqrt(|B1| |B2|).
+    overfit1, overfit2: o_i = <G_i,B_i> / <G_i,B_j> - 1, how much more a Gaussian map follows its own half's
+        noise.
+    regression_weight: <G_i,B_j> / <G_i,G_i>, mean of both crosses, smoothed, within [0, 1.5], 0 beyond
+        validity: the least-squares weight of a Gaussian half map against the truth.
+    final_map_correlation: sqrt(2 F / (1 + FSC(G1,G2))), estimated correlation of the map from all data with
+        the truth.
+    final_map_weight: the regression weight of that map.
+    claim: the resolution.
+    """
+
+    raw: Curve
+    smoothed: Curve
+    stderr: Curve
+    n_effective: Curve
+    z_mask: Curve
+    z_sphere: Curve
+    first_tested_shell: int | None
+    valid_up_to_shell: int | None
+    fsc_gaussian: Curve
+    fsc_linear: Curve
+    cross12: Curve
+    cross21: Curve
+    overfit1: Curve
+    overfit2: Curve
+    regression_weight: Curve
+    final_map_correlation: Curve
+    final_map_weight: Curve
+    claim: ResolutionClaim
+
+
+def calibrated_fsc(
+    gaussian_half1: FloatVolume,
+    gaussian_half2: FloatVolume,
+    linear_half1: FloatVolume,
+    linear_half2: FloatVolume,
+    mask: FloatVolume | None,
+    *,
+    pixel_size_A: float,
+    particle_diameter_A: float | None = None,
+    final_map: FloatVolume | None = None,
+    threshold: float = FSC_THRESHOLD,
+) -> CalibratedFSC:
+    """Calibrated FSC F = <G1,B2> <G2,B1> / (|G1| |G2| <B1,B2>) with its uncertainty, validity and claim.
+
+    Parameters
+    ----------
+    gaussian_half1, gaussian_half2: `(D, D, D)` half maps with a prior, unmasked, unfiltered.
+    linear_half1, linear_half2: `(D, D, D)` half maps without any, of the same halves, isotropically weighted.
+    mask: `(D, D, D)` in [0, 1]; None for no mask.
+    pixel_size_A: A per voxel.
+    particle_diameter_A: diameter of the a priori sphere of the validity test; None for 0.9 of the box.
+    final_map: `(D, D, D)` map fitted to all data, for `final_map_weight`; None: the mean of the Gaussian half
+        maps.
+    threshold: at which the resolution is read.
+
+    Raises
+    ------
+    MapError: the maps are not cubic, alike and finite.
+    """
+    box_size = check_same_box(
+        gaussian_half1=gaussian_half1,
+        gaussian_half2=gaussian_half2,
+        linear_half1=linear_half1,
+        linear_half2=linear_half2,
+        mask=mask,
+        final_map=final_map,
+    )
+    # A mask drawn from pure noise fakes correlation in the lowest shells; a sphere chosen beforehand cannot.
+    box_A = box_size * pixel_size_A
+    sphere = sphere_mask(
+        box_size,
+        pixel_size_A,
+        min(particle_diameter_A or np.inf, A_PRIORI_DIAMETER_BOXES * box_A),
+        0.05 * box_A,
+    )
+    mask = np.ones_like(sphere) if mask is None else np.asarray(mask, dtype=np.float32)
+    final = np.asarray((gaussian_half1 + gaussian_half2) / 2 if final_map is None else final_map, np.float32)
+    maps = [gaussian_half1, gaussian_half2, linear_half1, linear_half2, final]
+    products = band_passed_products(maps, [np.square(mask), np.square(sphere)])
+    return _assess(products, threshold=threshold, pixel_size_A=pixel_size_A, box_size=box_size)
+
+
+def calibrated_value(cross12: Curve, cross21: Curve, fsc_linear: Curve) -> Curve:
+    """F = cross12 cross21 / FSC(B1,B2), crosses over |G_i| sqrt(|B1| |B2|); 0 unless all are positive."""
+    positive = (cross12 > 0) & (cross21 > 0) & (fsc_linear > 0)
+    value: Curve = np.divide(cross12 * cross21, fsc_linear, out=np.zeros_like(cross12), where=positive)
+    return value
+
+
+def calibrated_stderr(
+    value: Curve, fsc_linear: Curve, overfit1: Curve, overfit2: Curve, n_effective: Curve
+) -> Curve:
+    """Standard error of F from the linear FSC, the over-fit o_i and the number of independent values.
+
+    SE = F sqrt((rho a2 + 2 o1 o2 - 2 rho (o1 + o2) + rho^2) / (2 n_eff)), rho = 1/FSC(B1,B2) - 1, a2 = 2 (1/F -
+    1); the bracket is not let fall below a quarter of its value without over-fit. This is first order and
+    vanishes at F = 0, where the product of the noise of both crosses remains: (1 - F FSC(B1,B2))^2 / (2 n_eff
+    FSC(B1,B2)), added in quadrature. Infinite where FSC(B1,B2) is not positive.
+    """
+    n = np.maximum(n_effective, 1e-12)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        rho = np.where(fsc_linear > 0, np.maximum(1 / fsc_linear - 1, 0), np.inf)
+        spread = np.where(value > 0, np.maximum(2 * (1 - value), 0) * value, 0)  # a2 F^2, finite at F = 0
+        o1, o2 = np.clip(overfit1, 0, rho), np.clip(overfit2, 0, rho)
+        upper = rho * spread + (rho * value) ** 2
+        bracket = upper + (2 * o1 * o2 - 2 * rho * (o1 + o2)) * value**2
+        remainder = np.maximum(1 - value * fsc_linear, 0) ** 2 / (2 * n * fsc_linear)
+        stderr = np.sqrt(np.maximum(bracket, upper / 4) / (2 * n) + remainder**2)
+    return np.where(fsc_linear > 0, stderr, np.inf)
+
+
+def _assess(products: BandProducts, *, threshold: float, pixel_size_A: float, box_size: int) -> CalibratedFSC:
+    """Everything that follows from the inner products under the mask (weight 0) and the sphere (weight 1)."""
+    under_mask, under_sphere = products.inner_products
+    n, n_sphere = products.n_effective
+    norm_g1, norm_g2, norm_b1, norm_b2, norm_final = (
+        np.sqrt(np.maximum(under_mask[:, i, i], 0)) for i in (G1, G2, B1, B2, FINAL)
+    )
+    norm_b = np.sqrt(norm_b1 * norm_b2)
+    fsc_linear = _ratio(under_mask[:, B1, B2], norm_b1 * norm_b2)
+    fsc_gaussian = _ratio(under_mask[:, G1, G2], norm_g1 * norm_g2)
+    # Own crosses (G_i with B_i) are scaled like the others, so that their ratio is that of the inner
+    # products.
+    cross12, cross21, own1, own2 = (
+        _ratio(under_mask[:, i, j], norm * norm_b)
+        for i, j, norm in ((G1, B2, norm_g1), (G2, B1, norm_g2), (G1, B1, norm_g1), (G2, B2, norm_g2))
+    )
+    overfit1, overfit2 = _ratio(own1, cross12) - 1, _ratio(own2, cross21) - 1
+    raw = calibrated_value(cross12, cross21, fsc_linear)
+    raw_stderr = calibrated_stderr(raw, fsc_linear, overfit1, overfit2, n)
+
+    kernel = local_linear_weights(n)
+    n_pooled = pooled_number(kernel, n)
+    smooth12, smooth21, smooth_linear = kernel @ cross12, kernel @ cross21, kernel @ fsc_linear
+    pooled = calibrated_value(smooth12, smooth21, smooth_linear)
+    pooled_overfit = _ratio(kernel @ own1, smooth12) - 1, _ratio(kernel @ own2, smooth21) - 1
+    pooled_stderr = calibrated_stderr(pooled, smooth_linear, *pooled_overfit, n_pooled)
+
+    relative = np.divide(raw_stderr, raw, out=np.full_like(raw, np.inf), where=raw > 0)
+    span = SMOOTHED_ABOVE_RELATIVE_STDERR - RAW_BELOW_RELATIVE_STDERR
+    share = np.clip((relative - RAW_BELOW_RELATIVE_STDERR) / span, 0, 1)
+    # Where the data contradict the smooth value, the curve falls faster than the kernel can follow (a filtered
+    # map): smoothing would carry the crossing outwards.
+    misfit = np.max(
+        [
+            np.abs(curve - kernel @ curve) / np.maximum(1 - (kernel @ curve) ** 2, 1e-12)
+            for curve in (cross12, cross21, fsc_linear)
+        ],
+        axis=0,
+    )
+    share *= np.clip(MISFIT_SIGMAS + 1 - misfit * np.sqrt(2 * n), 0, 1)
+    smoothed = _blend(raw, pooled, share)
+    stderr = _blend(raw_stderr, pooled_stderr, share)
+
+    z_mask = smooth_linear * np.sqrt(2 * n_pooled)
+    sphere_norm = np.sqrt(np.maximum(under_sphere[:, B1, B1] * under_sphere[:, B2, B2], 0))
+    sphere_kernel = local_linear_weights(n_sphere)
+    z_sphere = sphere_kernel @ _ratio(under_sphere[:, B1, B2], sphere_norm)
+    z_sphere *= np.sqrt(2 * pooled_number(sphere_kernel, n_sphere))
+    first, last = _valid_range(z_mask, z_sphere, n_pooled)
+    within = np.arange(len(raw)) <= (-1 if last is None else last)
+
+    weight1, weight2 = _ratio(cross12 * norm_b, norm_g1), _ratio(cross21 * norm_b, norm_g2)
+    weight = (weight1 + weight2) / 2
+    weight = np.clip(_blend(weight, kernel @ weight, share), 0, LARGEST_REGRESSION_WEIGHT) * within
+    # From a half map to the map of all data: corr_full / corr_half = sqrt(2 / (1 + c)), over the norms.
+    gain = np.sqrt(2 / (1 + np.clip(fsc_gaussian, 0, 1)))
+    final_weight = weight * gain * _ratio(np.sqrt(norm_g1 * norm_g2), norm_final)
+    return CalibratedFSC(
+        raw=raw,
+        smoothed=smoothed,
+        stderr=stderr,
+        n_effective=n,
+        z_mask=z_mask,
+        z_sphere=z_sphere,
+        first_tested_shell=first,
+        valid_up_to_shell=last,
+        fsc_gaussian=fsc_gaussian,
+        fsc_linear=fsc_linear,
+        cross12=cross12,
+        cross21=cross21,
+        overfit1=overfit1,
+        overfit2=overfit2,
+        regression_weight=weight,
+        final_map_correlation=np.minimum(np.sqrt(np.clip(smoothed, 0, 1)) * gain, 1),
+        final_map_weight=np.clip(final_weight, 0, LARGEST_REGRESSION_WEIGHT),
+        claim=claim_resolution(
+            smoothed,
+            stderr,
+            first_shell=first,
+            valid_up_to_shell=last,
+            threshold=threshold,
+            pixel_size_A=pixel_size_A,
+            box_size=box_size,
+        ),
+    )
+
+
+def _valid_range(z_mask: Curve, z_sphere: Curve, n_pooled: Curve) -> tuple[int | None, int | None]:
+    """First testable shell and last valid one: z >= 4 under both weights, without a gap from the first on."""
+    testable = np.flatnonzero((n_pooled >= FEWEST_POOLED_VALUES) & (np.arange(len(n_pooled)) > 0))
+    if len(testable) == 0:
+        return None, None
+    first = int(testable[0])
+    fails = np.flatnonzero(~((z_mask >= VALID_SIGMAS) & (z_sphere >= VALID_SIGMAS))[first:])
+    last = len(n_pooled) - 1 if len(fails) == 0 else first + int(fails[0]) - 1
+    return first, (last if last >= first else None)
+
+
+def _ratio(numerator: Curve, denominator: Curve) -> Curve:
+    """Quotient, 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
+
+
+def _blend(raw: Curve, smooth: Curve, share: Curve) -> Curve:
+    """(1 - share) raw + share smooth, without letting an infinite value count for nothing."""
+    return np.where(
+        share >= 1, smooth, np.where(share <= 0, raw, _finite(raw) * (1 - share) + _finite(smooth) * share)
+    )
+
+
+def _finite(values: Curve) -> Curve:
+    return np.minimum(values, np.finfo(np.float64).max / 4)

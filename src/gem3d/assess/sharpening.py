@@ -1,0 +1,115 @@
+"""Sharpening by a B factor and weighting per shell (Rosenthal & Henderson 2003, J. Mol. Biol. 333:721)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gem3d.assess.shells import (
+    Curve,
+    FloatVolume,
+    check_same_box,
+    fourier_transform,
+    frequency_radius,
+    inverse_fourier_transform,
+    shell_sizes,
+    shell_sums,
+)
+
+FEWEST_GUINIER_SHELLS = 5
+
+
+@dataclass(frozen=True)
+class GuinierFit:
+    """Straight line through ln(mean amplitude) against k^2, slope -B/4.
+
+    bfactor_A2: B in A^2, positive where amplitudes decay; None with a `reason` where no line can be fitted.
+    low_A, high_A: fitting range in A, low resolution first.
+    n_shells: shells in it.
+    intercept: ln(amplitude) of the line at k = 0.
+    """
+
+    bfactor_A2: float | None
+    low_A: float
+    high_A: float
+    n_shells: int
+    intercept: float | None
+    reason: str | None
+
+
+def guinier_bfactor(
+    volume: FloatVolume,
+    pixel_size_A: float,
+    *,
+    high_A: float,
+    low_A: float = 10.0,
+    shell_weights: Curve | None = None,
+) -> GuinierFit:
+    """B factor of a map from its Guinier plot: ln(mean |V(k)|) = intercept - B k^2 / 4.
+
+    Parameters
+    ----------
+    volume: `(D, D, D)` map, unsharpened.
+    pixel_size_A: A per voxel.
+    high_A: high-resolution end of the fit, the claimed resolution.
+    low_A: low-resolution end; below 10 A the shape of the particle and the solvent govern the amplitudes.
+    shell_weights: `(D//2 + 1,)` multiply the amplitudes first, so that noise is not taken for signal.
+
+    Returns
+    -------
+    The fit; its B is None, with a reason, where fewer than 5 shells with amplitude lie in the range.
+    """
+    box_size = check_same_box(volume=volume)
+    amplitude = shell_sums(np.abs(fourier_transform(volume)), box_size) / shell_sizes(box_size)
+    if shell_weights is not None:
+        amplitude = amplitude * shell_weights
+    frequency_per_A = np.arange(len(amplitude)) / (box_size * pixel_size_A)
+    inside = (frequency_per_A >= 1 / low_A) & (frequency_per_A <= 1 / high_A) & (amplitude > 0)
+    n_shells = int(inside.sum())
+    if n_shells < FEWEST_GUINIER_SHELLS:
+        found = f"only {n_shells} shells between {low_A:.1f} and {high_A:.2f} A"
+        reason = f"{found}; a B factor needs {FEWEST_GUINIER_SHELLS}"
+        return GuinierFit(None, low_A, high_A, n_shells, None, reason)
+    slope, intercept = np.polyfit(frequency_per_A[inside] ** 2, np.log(amplitude[inside]), 1)
+    return GuinierFit(float(-4 * slope), low_A, high_A, n_shells, float(intercept), None)
+
+
+def sharpen_and_weight(
+    volume: FloatVolume,
+    pixel_size_A: float,
+    bfactor_A2: float | None,
+    *,
+    shell_weights: Curve | None = None,
+    resolution_A: float | None = None,
+    edge_width_shells: float = 4.0,
+) -> FloatVolume:
+    """Multiply a map's transform by exp(+B k^2 / 4), by a weight per shell, and by a soft low-pass.
+
+    Parameters
+    ----------
+    volume: `(D, D, D)` map.
+    pixel_size_A: A per voxel.
+    bfactor_A2: decay to undo, as `guinier_bfactor` gives it; None or 0 for none.
+    shell_weights: `(D//2 + 1,)`, interpolated linearly between shells, 0 beyond the last.
+    resolution_A: where the low-pass, half a cosine `edge_width_shells` wide, has fallen to one half; None for
+        none.
+    edge_width_shells: width of that edge in Fourier pixels.
+    """
+    box_size = check_same_box(volume=volume)
+    # The factor depends on |k| alone: tabulated finely along the radius, in float64, then looked up.
+    last = int(np.ceil(np.sqrt(3) * (box_size // 2))) + 1
+    table_radius = np.linspace(0, last, 16 * last + 1)
+    factor = np.ones_like(table_radius)
+    if shell_weights is not None:
+        factor *= np.interp(table_radius, np.arange(len(shell_weights)), shell_weights, right=0)
+    if resolution_A is not None:
+        cutoff = box_size * pixel_size_A / resolution_A
+        edge = np.clip((table_radius - cutoff) / edge_width_shells + 0.5, 0, 1)
+        factor *= 0.5 + 0.5 * np.cos(np.pi * edge)
+    if bfactor_A2:
+        # Only where something passes: far beyond the edge the exponential may overflow.
+        exponent = bfactor_A2 / 4 * (table_radius / (box_size * pixel_size_A)) ** 2
+        factor[factor != 0] *= np.exp(exponent[factor != 0])
+    filtered = np.interp(frequency_radius(box_size), table_radius, factor).astype(np.float32)
+    return inverse_fourier_transform(fourier_transform(volume) * filtered, box_size)

@@ -1,0 +1,102 @@
+"""Fourier shells of a cubic map: index, transform, and sums over a shell.
+
+Transforms are float32 and hold the half spectrum of a real map (`rfftn`): `(D, D, D//2 + 1)`. Every sum over
+a shell counts the missing half and is accumulated in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gem3d.errors import MapError
+
+FloatVolume = NDArray[np.float32]
+Curve = NDArray[np.float64]
+
+
+def check_same_box(**volumes: FloatVolume | None) -> int:
+    """Box size D shared by all volumes; refuses anything that is not `(D, D, D)`, alike and finite.
+
+    Raises
+    ------
+    MapError: naming the volume at fault by its keyword; a volume that is None is passed over.
+    """
+    present = {name: volume for name, volume in volumes.items() if volume is not None}
+    first_name, first = next(iter(present.items()))
+    for name, volume in present.items():
+        if volume.ndim != 3 or len(set(volume.shape)) != 1 or volume.shape[0] < 4:
+            raise MapError(
+                f"{name}: expected a cubic map of at least 4 voxels a side, got shape {volume.shape}"
+            )
+        if volume.shape != first.shape:
+            raise MapError(
+                f"{name} has shape {volume.shape} but {first_name} has {first.shape}; resample one of them"
+            )
+        if not np.isfinite(volume).all():
+            raise MapError(f"{name} holds NaN or infinite voxels; check how it was made")
+    return int(first.shape[0])
+
+
+def as_tensor(volume: FloatVolume) -> torch.Tensor:
+    """Float32 tensor of an array of any byte order; shares memory only if the array may be written."""
+    return torch.from_numpy(np.require(volume, dtype=np.float32, requirements=["C", "W"]))
+
+
+def fourier_transform(volume: FloatVolume) -> NDArray[np.complex64]:
+    """Half spectrum `(D, D, D//2 + 1)` of a real map `(D, D, D)`; the origin stays at voxel 0."""
+    spectrum: NDArray[np.complex64] = torch.fft.rfftn(as_tensor(volume)).numpy()
+    return spectrum
+
+
+def inverse_fourier_transform(spectrum: NDArray[np.complex64], box_size: int) -> FloatVolume:
+    """Real map `(D, D, D)` of a half spectrum `(D, D, D//2 + 1)`."""
+    volume: FloatVolume = torch.fft.irfftn(torch.from_numpy(spectrum), s=(box_size,) * 3).numpy()
+    return volume
+
+
+def frequency_radius(box_size: int) -> NDArray[np.float32]:
+    """|k| in Fourier pixels (cycles per box) on the half spectrum, `(D, D, D//2 + 1)`."""
+    full = np.fft.fftfreq(box_size, 1.0 / box_size).astype(np.float32)
+    half = np.arange(box_size // 2 + 1, dtype=np.float32)
+    radius: FloatVolume = np.sqrt(
+        full[:, None, None] ** 2 + full[None, :, None] ** 2 + half[None, None, :] ** 2
+    )
+    return radius
+
+
+def shell_index(box_size: int) -> NDArray[np.int64]:
+    """Shell of every Fourier pixel, round(|k|), on the half spectrum `(D, D, D//2 + 1)`; the corners exceed
+    D//2.
+
+    |k|^2 is an integer, so |k| is never half-way between two shells.
+    """
+    return np.rint(frequency_radius(box_size)).astype(np.int64)
+
+
+def hermitian_multiplicity(box_size: int) -> NDArray[np.float64]:
+    """How often each kx column of the half spectrum occurs in the whole one, `(D//2 + 1,)`: 1 or 2."""
+    multiplicity = np.full(box_size // 2 + 1, 2.0)
+    multiplicity[0] = 1.0
+    if box_size % 2 == 0:
+        multiplicity[-1] = 1.0
+    return multiplicity
+
+
+def shell_sums(values: NDArray[np.floating], box_size: int, shells: NDArray[np.int64] | None = None) -> Curve:
+    """Sum over each shell 0 .. D//2 of the whole spectrum, given `values` `(D, D, D//2 + 1)` on its half."""
+    shells = shell_index(box_size) if shells is None else shells
+    weighted = values * hermitian_multiplicity(box_size)
+    sums = np.bincount(shells.ravel(), weights=weighted.ravel().astype(np.float64))
+    return np.asarray(sums[: box_size // 2 + 1], dtype=np.float64)
+
+
+def shell_sizes(box_size: int) -> Curve:
+    """Number of Fourier pixels in each shell 0 .. D//2 of the whole spectrum."""
+    return shell_sums(np.ones((box_size, box_size, box_size // 2 + 1)), box_size)
+
+
+def shell_resolution_A(shell: float, pixel_size_A: float, box_size: int) -> float:
+    """Resolution in A of a (fractional) shell: box size in A over the shell."""
+    return float(pixel_size_A * box_size / shell)

@@ -1,0 +1,67 @@
+"""The rows of `fsc.csv`: every FSC curve of a run, one row a shell."""
+
+from __future__ import annotations
+
+from gem3d.assess.calibration import CalibratedFSC
+from gem3d.assess.phase_randomisation import MaskCorrectedFSC
+from gem3d.assess.shells import Curve, shell_resolution_A
+
+FSC_COLUMNS = (
+    "shell",
+    "frequency_per_A",
+    "resolution_A",
+    "fsc_unmasked",
+    "fsc_masked",
+    "fsc_phase_randomised",
+    "fsc_corrected",
+    "fsc_linear_masked",
+    "fsc_calibrated",
+    "fsc_calibrated_stderr",
+)
+
+FscRow = dict[str, int | float | None]
+
+
+def fsc_rows(
+    gaussian: MaskCorrectedFSC,
+    linear_masked: Curve,
+    calibrated: CalibratedFSC | None,
+    *,
+    pixel_size_A: float,
+    box_size: int,
+) -> list[FscRow]:
+    """Rows of `fsc.csv`, keys in the order of `FSC_COLUMNS`; None stands for an empty cell.
+
+    Empty are the resolution of shell 0, the randomised FSC below k_r, and the calibrated FSC beyond its
+    validity.
+
+    Parameters
+    ----------
+    gaussian: FSC curves of the Gaussian half maps.
+    linear_masked: `(D//2 + 1,)` FSC of the masked linear half maps.
+    calibrated: None where there are no linear half maps.
+    pixel_size_A: A per voxel.
+    box_size: voxels per side.
+    """
+    last_valid = -1
+    if calibrated is not None and calibrated.valid_up_to_shell is not None:
+        last_valid = calibrated.valid_up_to_shell
+    rows: list[FscRow] = []
+    for shell in range(len(linear_masked)):
+        k_r = gaussian.first_randomised_shell
+        randomised = k_r is not None and shell >= k_r
+        valid = calibrated if shell <= last_valid else None
+        values: tuple[int | float | None, ...] = (
+            shell,
+            shell / (pixel_size_A * box_size),
+            shell_resolution_A(shell, pixel_size_A, box_size) if shell > 0 else None,
+            float(gaussian.unmasked[shell]),
+            float(gaussian.masked[shell]),
+            float(gaussian.randomised[shell]) if randomised else None,
+            float(gaussian.corrected[shell]),
+            float(linear_masked[shell]),
+            float(valid.smoothed[shell]) if valid else None,
+            float(valid.stderr[shell]) if valid else None,
+        )
+        rows.append(dict(zip(FSC_COLUMNS, values, strict=True)))
+    return rows

@@ -1,0 +1,1 @@
+"""The inner loops, each with a plain torch reference and a fast version; each package's face picks by device."""

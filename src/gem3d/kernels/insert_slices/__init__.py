@@ -1,0 +1,93 @@
+"""Weighted central slices, added to a Fourier volume."""
+
+from __future__ import annotations
+
+import torch
+
+from gem3d.kernels.insert_slices import cpu
+from gem3d.kernels.insert_slices.reference import PADDING, accumulator_shape
+
+__all__ = ["PADDING", "accumulator_shape", "half_plane_weight", "insert_slices", "weigh_slices"]
+
+
+def half_plane_weight(shell_weight: torch.Tensor) -> torch.Tensor:
+    """Spread a weight per shell over the stored half of the Fourier plane.
+
+    The samples stand for themselves and for their complex conjugates, so the origin, its own conjugate, gets half
+    its weight and the repeated half of the line kx = 0 gets none. Beyond the last shell the weight is zero.
+
+    Parameters
+    ----------
+    shell_weight: `(radius + 1,)` float32, for shells 0 to radius (nearest integer of |k|).
+
+    Returns
+    -------
+    `(2 radius + 1, radius + 1)` float32, ky from -radius to radius, kx from 0 to radius.
+    """
+    radius = len(shell_weight) - 1
+    ky = torch.arange(-radius, radius + 1)[:, None]
+    kx = torch.arange(radius + 1)
+    shell = torch.round(torch.sqrt((kx**2 + ky**2).double())).long()
+    weight = torch.where(shell <= radius, shell_weight[shell.clamp(max=radius)], 0.0)
+    weight[:radius, 0] = 0
+    weight[radius, 0] /= 2
+    return weight.contiguous()
+
+
+def weigh_slices(
+    transforms: torch.Tensor,
+    ctf_coefficients: torch.Tensor | None,
+    shifts_px: torch.Tensor,
+    sample_weight: torch.Tensor,
+    frequency_step_per_A: float,
+) -> torch.Tensor:
+    """Multiply image transforms by CTF, phase of the shift and weight.
+
+    Parameters
+    ----------
+    transforms: `(b, D, D//2 + 1)` complex64, rfft2 of the images as stored (centre at pixel D//2).
+    ctf_coefficients: `(b, 7)` from `gem3d.optics.ctf_coefficients`, or None for images without a CTF.
+    shifts_px: `(b, 2)` x, y: where the model's centre appears, relative to pixel D//2.
+    sample_weight: `(2 radius + 1, radius + 1)` float32 from `half_plane_weight`.
+    frequency_step_per_A: width of a Fourier pixel, 1 / (D pixel_size_A).
+
+    Returns
+    -------
+    `(b, 2 radius + 1, radius + 1, 3)` float32: real and imaginary part of C Y exp(+2 pi i k.t) w, and C^2 w.
+    """
+    radius = sample_weight.shape[1] - 1
+    n = len(transforms)
+    if ctf_coefficients is None:
+        per_pixel = torch.empty((n, 0))
+    else:
+        f = frequency_step_per_A
+        units = torch.tensor([f * f, f * f, f * f, f**4, 1.0, f * f, 1.0], dtype=torch.float64)
+        units[:5] /= torch.pi  # radians -> half turns
+        per_pixel = (ctf_coefficients * units).float()
+    out = torch.empty((n, 2 * radius + 1, radius + 1, 3))
+    cpu.weigh_slices(
+        torch.view_as_real(transforms).numpy(),
+        per_pixel.numpy(),
+        shifts_px.double().numpy(),
+        sample_weight.numpy(),
+        out.numpy(),
+    )
+    return out
+
+
+def insert_slices(accumulator: torch.Tensor, weighted: torch.Tensor, rotations: torch.Tensor) -> None:
+    """Add weighted slices to the accumulator by trilinear insertion, in place.
+
+    The plane x = 0 receives each sample once; `NormalEquations` adds the complex conjugates there at the end.
+
+    Parameters
+    ----------
+    accumulator: `accumulator_shape(radius)` float32.
+    weighted: `(b, 2 radius + 1, radius + 1, 3)` from `weigh_slices`.
+    rotations: `(b, 3, 3)`, the poses A.
+    """
+    radius = weighted.shape[2] - 1
+    if accumulator.shape != accumulator_shape(radius):
+        expected, found = accumulator_shape(radius), tuple(accumulator.shape)
+        raise ValueError(f"accumulator for radius {radius} must be {expected}, not {found}")
+    cpu.insert_slices(accumulator.numpy(), weighted.numpy(), rotations.double().numpy())

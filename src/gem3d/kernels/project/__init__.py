@@ -1,0 +1,86 @@
+"""Projection of 3D Gaussians: the images of a particle at given poses, in closed form.
+
+    I_b(r) = sum_j a_j N2(r; (A_b mu_j)_xy + t_b, (A_b Sigma_j A_b^T)_2x2)        r = (x - D//2, y - D//2)
+
+N2 is the normalised 2D Gaussian, so `a_j` is the Gaussian's mass: the sum of its pixels, once it lies inside
+the image and is wide enough for the pixel grid to sample it (standard deviation above some 0.7 px).
+
+`reference.py` is that formula in plain torch and defines what is right; `cpu.py` is the fast one, which
+leaves out what lies beyond the cutoff ellipse. This is the only place that looks at the device.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gem3d.kernels.project.cpu import TAIL_CUTOFF, project_forward_cpu
+
+__all__ = ["TAIL_CUTOFF", "project"]
+
+
+def project(
+    amplitudes: torch.Tensor,
+    means: torch.Tensor,
+    covariances: torch.Tensor,
+    rotations: torch.Tensor,
+    shifts_px: torch.Tensor,
+    box_size: int,
+) -> torch.Tensor:
+    """Project Gaussians at `b` poses.
+
+    Parameters
+    ----------
+    amplitudes: `(n,)` masses.
+    means: `(n, 3)` centres (x, y, z) from the rotation centre, in pixels.
+    covariances: `(n, 6)` as xx, yy, zz, xy, xz, yz, in square pixels; positive definite.
+    rotations: `(b, 3, 3)` a point X appears in the camera frame at `rotations[b] @ X`.
+    shifts_px: `(b, 2)` where the rotation centre appears (x, y) from the image centre (D//2), in pixels.
+    box_size: D, in pixels.
+
+    Returns
+    -------
+    `(b, D, D)` float32 images, `[image, y, x]`. Each Gaussian is cut where it is below `TAIL_CUTOFF` of its
+    peak, which leaves out at most that fraction of its mass.
+
+    Raises
+    ------
+    TypeError
+        if a tensor is not float32.
+    ValueError
+        if shapes or devices do not fit together.
+    """
+    tensors = {
+        "amplitudes": (amplitudes, ("n",)),
+        "means": (means, ("n", 3)),
+        "covariances": (covariances, ("n", 6)),
+        "rotations": (rotations, ("b", 3, 3)),
+        "shifts_px": (shifts_px, ("b", 2)),
+    }
+    sizes: dict[str, int] = {}
+    for name, (tensor, shape) in tensors.items():
+        _check(name, tensor, shape, sizes, amplitudes.device)
+    if box_size < 1:
+        raise ValueError(f"box_size must be at least 1, not {box_size}")
+    if amplitudes.device.type != "cpu":
+        raise ValueError(f"no projection kernel for device {amplitudes.device}; move the tensors to the CPU")
+    return project_forward_cpu(amplitudes, means, covariances, rotations, shifts_px, box_size)
+
+
+def _check(
+    name: str,
+    tensor: torch.Tensor,
+    shape: tuple[int | str, ...],
+    sizes: dict[str, int],
+    device: torch.device,
+) -> None:
+    """Compare one argument with its shape; letters stand for sizes that must agree between arguments."""
+    if tensor.dtype != torch.float32:
+        raise TypeError(f"{name} must be float32, not {tensor.dtype}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, amplitudes are on {device}")
+    fits = tensor.ndim == len(shape) and all(
+        got == (sizes.setdefault(want, got) if isinstance(want, str) else want)
+        for got, want in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape} with {sizes}")

@@ -1,0 +1,138 @@
+"""Density maps: MRC files in and out, and resampling in Fourier space.
+
+Maps are `[z, y, x]` with the rotation centre at index n//2 of every axis, for even and odd n.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from gem3d.errors import MapError
+
+# Cell sizes are float32 and programs round them; voxels that differ by more than this are meant to differ.
+CUBIC_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Map:
+    """A density map.
+
+    Attributes
+    ----------
+    values: `(nz, ny, nx)` float32.
+    voxel_size_A: edge of the cubic voxel; 0 where the header does not say.
+    origin_A: x, y, z of the first voxel as the MRC-2014 `origin` words have it.
+    start: x, y, z index of the first voxel in the cell (`nxstart`, ...), the older way to place a map.
+    """
+
+    values: NDArray[np.float32]
+    voxel_size_A: float
+    origin_A: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    start: tuple[int, int, int] = (0, 0, 0)
+
+
+def read_map(path: str | Path) -> Map:
+    """Read an MRC/CCP4 map; its axes are brought into the order z, y, x.
+
+    Odd machine stamps and the like are tolerated, missing data are not.
+
+    Raises
+    ------
+    MapError
+        if the file is missing, not an MRC map, truncated, not a real volume, not finite, or its voxels are
+        not cubes.
+    """
+    path = Path(path)
+    try:
+        # mrcfile warns about headers that many programs write; what matters is checked below.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with mrcfile.open(path, permissive=True) as mrc:
+                header, data, voxel = mrc.header, mrc.data, mrc.voxel_size
+    except (OSError, ValueError, EOFError) as error:
+        raise MapError(f"{path}: cannot be read as an MRC map ({error}); give a .mrc or .map file") from error
+    if data is None:
+        raise MapError(
+            f"{path}: not an MRC map, or truncated: less data than its header states; copy it again"
+        )
+    if data.ndim != 3 or np.iscomplexobj(data):
+        raise MapError(f"{path}: shape {data.shape}, type {data.dtype}; a map must be a real 3D volume")
+
+    file_axes = [int(header.maps), int(header.mapr), int(header.mapc)]  # slowest first; 1, 2, 3 = x, y, z
+    start_of_axis = dict(
+        zip(file_axes, (int(header.nzstart), int(header.nystart), int(header.nxstart)), strict=True)
+    )
+    if sorted(file_axes) == [1, 2, 3]:
+        data = data.transpose([file_axes.index(axis) for axis in (3, 2, 1)])
+    elif set(file_axes) == {0}:  # some programs leave these words empty
+        start_of_axis = dict.fromkeys((1, 2, 3), 0)
+    else:
+        raise MapError(f"{path}: axis words mapc, mapr, maps are {file_axes[::-1]}, not an order of 1, 2, 3")
+
+    values = np.ascontiguousarray(data, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise MapError(f"{path}: {np.count_nonzero(~np.isfinite(values))} voxels are NaN or infinite")
+    sizes = [float(voxel.x), float(voxel.y), float(voxel.z)]
+    if max(sizes) - min(sizes) > CUBIC_TOLERANCE * max(sizes):
+        raise MapError(
+            f"{path}: voxels are not cubes ({sizes[0]:g} x {sizes[1]:g} x {sizes[2]:g} A); resample the map"
+        )
+    origin = (float(header.origin.x), float(header.origin.y), float(header.origin.z))
+    return Map(values, sizes[0], origin, (start_of_axis[1], start_of_axis[2], start_of_axis[3]))
+
+
+def write_map(path: str | Path, values: NDArray[np.floating], voxel_size_A: float) -> None:
+    """Write a volume `(nz, ny, nx)` as MRC mode 2; a reader sees the old file or the whole new one."""
+    path = Path(path)
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    if values.ndim != 3 or values.size == 0:
+        raise MapError(f"{path}: cannot write an array of shape {values.shape} as a map")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with mrcfile.new(temporary, overwrite=True) as mrc:
+            mrc.set_data(values)
+            mrc.set_volume()
+            mrc.voxel_size = voxel_size_A
+            mrc.header.label[0] = "gem3d"  # mrcfile's own label holds the time: equal maps, unequal files
+        temporary.replace(path)
+    except OSError as error:
+        raise MapError(f"{path}: cannot be written ({error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fourier_resample(values: NDArray[np.floating], new_size: int) -> NDArray[np.float32]:
+    """Sample a cubic map on a coarser or finer grid over the same box, by cropping or padding its transform.
+
+    The centre stays at n//2 and densities keep their values. Of an even grid the Nyquist planes are left out:
+    they hold one of two conjugate halves, and cropping would take it for the whole.
+
+    Parameters
+    ----------
+    values: `(n, n, n)`
+    new_size: m, voxels along an edge; the new voxel size is the old one times n / m.
+
+    Returns
+    -------
+    `(m, m, m)` float32.
+    """
+    n = values.shape[0]
+    if values.ndim != 3 or values.shape != (n, n, n) or new_size < 1:
+        raise MapError(f"cannot resample an array of shape {values.shape} to {new_size}: both must be cubes")
+    if new_size == n:
+        return np.array(values, dtype=np.float32)
+    transform = scipy.fft.rfftn(scipy.fft.ifftshift(values.astype(np.float32)))
+    half = (min(n, new_size) - 1) // 2  # the highest frequency that both grids have without Nyquist
+    resampled = np.zeros((new_size, new_size, new_size // 2 + 1), dtype=transform.dtype)
+    kept = np.arange(-half, half + 1)
+    resampled[np.ix_(kept, kept, kept[half:])] = transform[np.ix_(kept, kept, kept[half:])]
+    volume = scipy.fft.irfftn(resampled, s=(new_size,) * 3)
+    return np.ascontiguousarray(scipy.fft.fftshift(volume) * (new_size / n) ** 3, dtype=np.float32)

@@ -1,0 +1,212 @@
+"""RELION's optics: joined to the particles, a particle's own value before its group's."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gem3d.errors import ParticleFileError
+from gem3d.particles.particles import OpticsGroup
+from gem3d.particles.star_table import StarTable
+
+# Columns this version does not model, and the value at which they do nothing.
+_NUMERIC_EXTRAS = {
+    "rlnBeamTiltX": 0.0,
+    "rlnBeamTiltY": 0.0,
+    "rlnMagMat00": 1.0,
+    "rlnMagMat01": 0.0,
+    "rlnMagMat10": 0.0,
+    "rlnMagMat11": 1.0,
+    "rlnCtfDataAreCtfPremultiplied": 0.0,
+}
+_LIST_EXTRAS = ("rlnOddZernike", "rlnEvenZernike")
+
+
+class JoinedOptics:
+    """Particle values, taken from the particles' own column or from `data_optics` through `rlnOpticsGroup`.
+
+    Parameters
+    ----------
+    particles: the particle table.
+    optics: the `data_optics` table, None in files older than RELION 3.1.
+    """
+
+    def __init__(self, particles: StarTable, optics: StarTable | None) -> None:
+        self.particles = particles
+        self.optics = optics
+        self.optics_row = np.zeros(len(particles), np.int64) if optics is None else self._join(optics)
+
+    def values(self, column: str) -> NDArray[np.float64] | None:
+        """`(n,)` values, None where neither table has the column."""
+        if column in self.particles:
+            return self.particles.numbers(column)
+        if self.optics is not None and column in self.optics:
+            return self.optics.numbers(column)[self.optics_row]
+        return None
+
+    def required(self, column: str, what: str) -> NDArray[np.float64]:
+        """`(n,)` values of a column that must be there."""
+        values = self.values(column)
+        if values is None:
+            raise missing_column(self.particles, column, what)
+        return values
+
+    def pixel_size_A(self) -> NDArray[np.float64]:
+        """`(n,)`, angstroms: rlnImagePixelSize, or before RELION 3.1 detector pixel over magnification."""
+        size = self.values("rlnImagePixelSize")
+        if size is not None:
+            return self._positive("rlnImagePixelSize", size)
+        detector_um = self.values("rlnDetectorPixelSize")
+        magnification = self.values("rlnMagnification")
+        if detector_um is None or magnification is None:
+            raise missing_column(
+                self.particles,
+                "rlnImagePixelSize",
+                "the pixel size (neither it nor rlnDetectorPixelSize with rlnMagnification is there)",
+            )
+        detector_um = self._positive("rlnDetectorPixelSize", detector_um)
+        return detector_um * 1e4 / self._positive("rlnMagnification", magnification)
+
+    def groups(self, ctf: bool) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int32]]:
+        """The distinct optics that occur, and the `(n,)` index of each particle's.
+
+        Parameters
+        ----------
+        ctf: False leaves the CTF columns unread and gives optics whose CTF is 1 at zero defocus.
+        """
+        pixel_size = self.pixel_size_A()
+        box_size = self.values("rlnImageSize")
+        if box_size is None:
+            box_size = np.zeros_like(pixel_size)
+        else:
+            self._check("rlnImageSize", (box_size < 1) | (box_size != np.rint(box_size)), box_size, "pixels")
+        if ctf:
+            voltage = self._positive("rlnVoltage", self.required("rlnVoltage", "the voltage in kV"))
+            cs = self.required("rlnSphericalAberration", "the spherical aberration in mm")
+            contrast = self.required(
+                "rlnAmplitudeContrast", "the fraction of amplitude contrast, such as 0.1"
+            )
+            bad = (contrast < 0) | (contrast > 1)
+            self._check("rlnAmplitudeContrast", bad, contrast, "a fraction of 0 to 1")
+        else:
+            # -sin(-asin(1)) = 1: pure amplitude contrast at zero defocus and zero Cs is no CTF at all.
+            voltage, cs, contrast = (np.full_like(pixel_size, value) for value in (300.0, 0.0, 1.0))
+
+        first, index = _distinct([self.optics_row, pixel_size, box_size, voltage, cs, contrast])
+        names = self._names(first)
+        groups = tuple(
+            OpticsGroup(
+                name=name,
+                pixel_size_A=float(pixel_size[row]),
+                box_size_px=int(box_size[row]),
+                voltage_kV=float(voltage[row]),
+                spherical_aberration_mm=float(cs[row]),
+                amplitude_contrast=float(contrast[row]),
+            )
+            for name, row in zip(names, first, strict=True)
+        )
+        return groups, index.astype(np.int32)
+
+    def refuse_extras(self) -> None:
+        """Raise if the file asks for optics that this version does not model."""
+        used = np.unique(self.optics_row)
+        for column in (*_NUMERIC_EXTRAS, *_LIST_EXTRAS):
+            if column in self.particles:
+                table, rows = self.particles, None
+            elif self.optics is not None and column in self.optics:
+                table, rows = self.optics, used
+            else:
+                continue
+            if column in _NUMERIC_EXTRAS:
+                bad = np.abs(table.numbers(column) - _NUMERIC_EXTRAS[column]) > 1e-6
+            else:
+                bad = np.array([not _all_zero(text) for text in table.text(column)])
+            if rows is not None:
+                bad &= np.isin(np.arange(len(table)), rows)
+            table.refuse(
+                column,
+                bad,
+                table.text(column) if bad.any() else [],
+                "asks for something this version does not model; --ignore-optics-extras reads the file as if "
+                "the column were not there, at a cost in resolution",
+            )
+
+    def _join(self, optics: StarTable) -> NDArray[np.int64]:
+        if "rlnOpticsGroup" not in optics:
+            raise missing_column(
+                optics, "rlnOpticsGroup", "which row belongs to which particles, in data_optics"
+            )
+        groups = optics.integers("rlnOpticsGroup")
+        order = np.argsort(groups, kind="stable")
+        twice = np.isin(groups, groups[order[1:]][np.diff(groups[order]) == 0])
+        optics.refuse("rlnOpticsGroup", twice, groups, "stands in more than one row; give each group one row")
+        if "rlnOpticsGroup" not in self.particles:
+            if len(groups) == 1:
+                return np.zeros(len(self.particles), np.int64)
+            raise missing_column(
+                self.particles, "rlnOpticsGroup", "which row of data_optics each particle means"
+            )
+        wanted = self.particles.integers("rlnOpticsGroup")
+        place = np.minimum(np.searchsorted(groups, wanted, sorter=order), max(len(groups) - 1, 0))
+        known = np.isin(wanted, groups)
+        self.particles.refuse(
+            "rlnOpticsGroup",
+            ~known,
+            wanted,
+            f"has no row in data_optics, which describes {', '.join(map(str, groups)) or 'none'}; add one",
+        )
+        return order[place].astype(np.int64)
+
+    def _names(self, first: NDArray[np.int64]) -> list[str]:
+        rows = self.optics_row[first]
+        if self.optics is not None and "rlnOpticsGroupName" in self.optics:
+            given = self.optics.text("rlnOpticsGroupName")
+        elif self.optics is not None:
+            given = [f"opticsGroup{value}" for value in self.optics.integers("rlnOpticsGroup")]
+        else:
+            return [f"opticsGroup{number}" for number in range(1, len(first) + 1)]
+        names, seen = [], dict.fromkeys(rows.tolist(), 0)
+        for row in rows.tolist():
+            seen[row] += 1
+            # Particles' own values may split one group into several.
+            names.append(given[row] if seen[row] == 1 else f"{given[row]}.{seen[row]}")
+        return names
+
+    def _positive(self, column: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        self._check(column, values <= 0, values, "positive")
+        return values
+
+    def _check(self, column: str, bad: NDArray[np.bool_], values: NDArray[np.float64], must_be: str) -> None:
+        self.particles.refuse(
+            column, bad, values, f"is not {must_be}; correct it (or its row in data_optics)"
+        )
+
+
+def missing_column(table: StarTable, column: str, what: str) -> ParticleFileError:
+    """The error for a column that must be there."""
+    return ParticleFileError(
+        f"{table.path}: column {column} is missing: {what}. Add the column, or give the STAR file of a "
+        "finished 3D refinement."
+    )
+
+
+def _distinct(columns: list[NDArray[np.generic]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows at which each distinct combination first occurs, and the combination of each row."""
+    code = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        if (column == column[0]).all():
+            continue
+        values, inverse = np.unique(column, return_inverse=True)
+        # Renumbered after every column, so the product cannot overflow.
+        code = np.unique(code * len(values) + inverse, return_inverse=True)[1]
+    _, first, index = np.unique(code, return_index=True, return_inverse=True)
+    return first, index
+
+
+def _all_zero(text: str) -> bool:
+    """Whether a list such as `[0,0,0]` is empty or all zeros."""
+    entries = [entry for entry in text.strip("[]() ").replace(",", " ").split() if entry != "None"]
+    try:
+        return all(float(entry) == 0 for entry in entries)
+    except ValueError:
+        return False

@@ -1,0 +1,173 @@
+"""STAR text as tables of named columns, with errors that say where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import gemmi
+import numpy as np
+from numpy.typing import NDArray
+
+from gem3d.errors import ParticleFileError
+
+
+class StarTable:
+    """One block of a STAR file, whether written as a loop or as pairs.
+
+    Columns go without the leading underscore.
+
+    Attributes
+    ----------
+    path: the file.
+    name: the block's name, without `data_`.
+    row_name: what messages call a row, "particle" or "data_optics row".
+    columns: their names, in the file's order.
+    """
+
+    def __init__(
+        self, path: Path, document: gemmi.cif.Document, index: int, row_name: str = "particle"
+    ) -> None:
+        block = document[index]
+        self.path = path
+        self._length: int
+        self._document = document  # owns the block
+        self.name: str = block.name.strip()
+        self.row_name = row_name
+        self._block = block
+        items: list[Any] = list(block)
+        loops = [item.loop for item in items if item.loop is not None]
+        if loops:
+            self._length = loops[0].length()
+            tags = list(loops[0].tags)
+        else:
+            tags = [item.pair[0] for item in items if item.pair is not None]
+            self._length = min(1, len(tags))
+        self.columns = [tag.removeprefix("_") for tag in tags]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.columns
+
+    def raw(self, column: str) -> Iterable[str]:
+        """The values as the file writes them, quotes included; iterable once or more without a copy."""
+        values: Iterable[str] = self._block.find_values(f"_{column}")
+        return values
+
+    def text(self, column: str) -> list[str]:
+        """The values without their quotes."""
+        return [gemmi.cif.as_string(value) for value in self.raw(column)]
+
+    def numbers(self, column: str) -> NDArray[np.float64]:
+        """The values as finite numbers, `(rows,)`."""
+        try:
+            values = np.fromiter(map(float, self.raw(column)), np.float64, count=len(self))
+        except ValueError:
+            values = np.array([self._number(column, row, text) for row, text in enumerate(self.text(column))])
+        self.refuse(column, ~np.isfinite(values), values, "is not a finite number; correct or remove the row")
+        return values
+
+    def integers(self, column: str) -> NDArray[np.int64]:
+        """The values as whole numbers, `(rows,)`."""
+        values = self.numbers(column)
+        self.refuse(
+            column, values != np.rint(values), values, "is not a whole number; correct or remove the row"
+        )
+        return values.astype(np.int64)
+
+    def refuse(
+        self, column: str, bad: NDArray[np.bool_], values: Sequence[object] | NDArray[np.generic], why: str
+    ) -> None:
+        """Raise for the first bad row, if there is one.
+
+        Parameters
+        ----------
+        bad, values: `(rows,)`
+        """
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ParticleFileError(f"{self.where(column, row)}: {values[row]} {why}.")
+
+    def where(self, column: str, row: int) -> str:
+        """File, row (counted from 1) and column, to begin a message with."""
+        return f"{self.path}: {self.row_name} {row + 1}, column {column}"
+
+    def _number(self, column: str, row: int, text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise ParticleFileError(
+                f"{self.where(column, row)}: {text!r} is not a number; correct or remove the row."
+            ) from None
+
+
+def read_star(path: Path) -> list[StarTable]:
+    """All blocks of a STAR file."""
+    try:
+        document = gemmi.cif.read_file(str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ParticleFileError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise ParticleFileError(f"{path}: cannot be read ({error}).") from None
+    except (ValueError, RuntimeError) as error:  # UnicodeDecodeError is a ValueError
+        raise ParticleFileError(_malformed(path, str(error))) from None
+    tables = [StarTable(path, document, index) for index in range(len(document))]
+    if not any(table.columns for table in tables):
+        raise ParticleFileError(
+            f"{path}: the file is empty, or holds no STAR table; give a particle STAR file."
+        )
+    return tables
+
+
+def find_tables(tables: list[StarTable], path: Path) -> tuple[StarTable, StarTable | None]:
+    """The particle table, and the optics table where there is one; in either order."""
+    optics = next((table for table in tables if table.name == "optics"), None)
+    if optics is not None:
+        optics.row_name = "data_optics row"
+    others = [table for table in tables if table is not optics and table.columns]
+    # Before RELION 3.1 the one block had any name: data_, data_images, data_model_class_1.
+    named = [table for table in others if table.name == "particles"]
+    with_images = [table for table in others if "rlnImageName" in table]
+    candidates = named or with_images or others
+    if len(candidates) != 1:
+        found = ", ".join(f"data_{table.name}" for table in tables)
+        raise ParticleFileError(
+            f"{path}: no particle block (blocks: {found}); give the particles' STAR file (run_data.star)."
+        )
+    return candidates[0], optics
+
+
+def write_star_table(
+    file: TextIO, name: str, columns: dict[str, Iterable[str]], *, version: int | None
+) -> None:
+    """Write one block as a loop, in RELION's layout.
+
+    Parameters
+    ----------
+    columns: name (without underscore) to values, of equal length.
+    version: RELION's number of the layout; None for files older than 3.1, which have none.
+    """
+    if version is not None:
+        file.write(f"\n# version {version}\n")
+    file.write(f"\ndata_{name}\n\nloop_\n")
+    file.writelines(f"_{column} #{number}\n" for number, column in enumerate(columns, start=1))
+    file.writelines(" ".join(row) + "\n" for row in zip(*columns.values(), strict=True))
+
+
+def format_numbers(values: NDArray[np.generic]) -> Iterator[str]:
+    """The shortest text that reads back as the same numbers; minus zero as zero."""
+    text: Callable[[object], str] = repr
+    return map(text, np.add(values, values.dtype.type(0)).tolist())
+
+
+def _malformed(path: Path, message: str) -> str:
+    # gemmi writes "FILE:LINE:COLUMN(BYTE): what" or "FILE:LINE in data_x: what".
+    detail = message.removeprefix(str(path))
+    line = re.match(r":(\d+)", detail)
+    what = detail.split(": ", 1)[-1] if line else message
+    where = f", line {line.group(1)}" if line else ""
+    return f"{path}{where}: not a well-formed STAR file ({what}); was it cut short or edited by hand?"

@@ -1,0 +1,50 @@
+"""The process around the computation: threads, the cache of compiled kernels, peak memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+
+def choose_kernel_cache() -> None:
+    """Point numba at a writable folder for compiled kernels; must run before numba is imported.
+
+    Numba writes beside the source by default, which fails in a read-only installation. The user's cache folder is
+    tried first, then a private temporary one, where kernels are compiled again in each run but nothing fails.
+    """
+    if "NUMBA_CACHE_DIR" in os.environ:
+        return
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    cache = base / "gem3d" / "kernels"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError:
+        cache = Path(tempfile.mkdtemp(prefix="gem3d-kernels-"))
+    os.environ["NUMBA_CACHE_DIR"] = str(cache)
+
+
+def available_threads() -> int:
+    """Number of cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def set_threads(n_threads: int) -> None:
+    """Bound the threads of both torch and numba; the two never compute at the same time."""
+    import numba
+    import torch
+
+    torch.set_num_threads(n_threads)
+    numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
+
+
+def peak_memory_GB() -> float:
+    """Largest resident memory of this process so far, in units of 1e9 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
