@@ -1,0 +1,68 @@
+"""Gaussians on disk: safetensors as the exact file, PLY for viewers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from gem3d.errors import MapError
+from gem3d.gaussians.model import Gaussians
+
+_NAMES = ("centres_A", "log_scales", "quaternions", "raw_masses")
+
+
+def save_gaussians(gaussians: Gaussians, path: str | Path, box_size_px: int, pixel_size_A: float) -> None:
+    """Write the exact values, with the box and pixel size of the map they were fitted to."""
+    metadata = {
+        "format": "gem3d-gaussians-1",
+        "unit_mass": repr(gaussians.unit_mass),
+        "box_size_px": repr(box_size_px),
+        "pixel_size_A": repr(pixel_size_A),
+    }
+    tensors = {name: t.contiguous() for name, t in gaussians.detached().parameters.items()}
+    partial = Path(path).with_name(Path(path).name + ".partial")
+    save_file(tensors, partial, metadata)
+    partial.replace(path)
+
+
+def load_gaussians(path: str | Path) -> tuple[Gaussians, int, float]:
+    """Read what `save_gaussians` wrote: the Gaussians, box size and pixel size in A."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("format") != "gem3d-gaussians-1" or set(tensors) != set(_NAMES):
+            raise MapError(
+                f"{path}: a safetensors file, but not of gem3d's Gaussians; give a gaussians.safetensors"
+            )
+        gaussians = Gaussians(**tensors, unit_mass=float(metadata["unit_mass"]))
+        return gaussians, int(metadata["box_size_px"]), float(metadata["pixel_size_A"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise MapError(
+            f"{path}: cannot be read as Gaussians ({error}); give a gaussians.safetensors"
+        ) from error
+
+
+def save_ply(gaussians: Gaussians, path: str | Path) -> None:
+    """Write a binary PLY with the field names that viewers of Gaussian splats expect.
+
+    Positions in A; scales as logarithms; `opacity` is a logit of the peak density relative to the largest; colours
+    are a neutral grey in degree-0 spherical harmonics.
+    """
+    g = gaussians.detached()
+    peak = g.masses * torch.exp(-g.log_scales.sum(1))
+    opacity = torch.logit((peak / peak.max()).clamp(1e-4, 1 - 1e-4))
+    zeros = torch.zeros(len(g), 3)
+    quaternions = torch.nn.functional.normalize(g.quaternions, dim=1)
+    columns = torch.cat([g.centres_A, zeros, zeros, opacity[:, None], g.log_scales, quaternions], dim=1)
+    names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"]
+    names += ["scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(g)}"]
+    header += [f"property float {name}" for name in names] + ["end_header", ""]
+    partial = Path(path).with_name(Path(path).name + ".partial")
+    partial.write_bytes("\n".join(header).encode() + columns.numpy().astype(np.dtype("<f4")).tobytes())
+    partial.replace(path)

@@ -1,0 +1,67 @@
+"""Where a fit starts: centres drawn from a map of the same half set, or at random."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from gem3d.assess.shells import FloatVolume
+from gem3d.gaussians.model import Gaussians, inverse_softplus
+
+# Standard deviation of a new Gaussian relative to the spacing of centres in the volume they fill.
+SCALE_PER_SPACING = 0.5
+
+
+def initialise_from_map(
+    density: FloatVolume, voxel_size_A: float, n_gaussians: int, rng: np.random.Generator, min_scale_A: float
+) -> Gaussians:
+    """Draw centres with a probability proportional to the positive part of a map.
+
+    Parameters
+    ----------
+    density: `(D, D, D)` [z, y, x], low-passed and masked by the caller; its total becomes that of the Gaussians.
+    min_scale_A: smallest starting standard deviation.
+    """
+    positive = np.maximum(density, 0).astype(np.float64).ravel()
+    total = positive.sum()
+    if total <= 0:
+        raise ValueError("the map has no positive density to start from")
+    # Stratified: one draw in each of n equal shares of the mass, so that no region is missed by chance.
+    shares = (np.arange(n_gaussians) + rng.random(n_gaussians)) / n_gaussians
+    cells = np.searchsorted(np.cumsum(positive) / total, shares).clip(max=positive.size - 1)
+    zyx = np.stack(np.unravel_index(cells, density.shape), axis=1) + rng.uniform(-0.5, 0.5, (n_gaussians, 3))
+    centres_A = (zyx - np.array(density.shape) // 2)[:, ::-1] * voxel_size_A
+    local = positive[cells]
+    # The density of centres at each one sets the local spacing.
+    volume_each_A3 = voxel_size_A**3 * total / (n_gaussians * local)
+    spacing_A = np.cbrt(volume_each_A3)
+    mass = float(total) * voxel_size_A**3 / n_gaussians
+    return _assemble(centres_A, SCALE_PER_SPACING * spacing_A, mass, rng, min_scale_A)
+
+
+def initialise_random(
+    radius_A: float, total_mass: float, n_gaussians: int, rng: np.random.Generator, min_scale_A: float
+) -> Gaussians:
+    """Centres uniform in a sphere, equal masses: the paper's start."""
+    direction = rng.standard_normal((n_gaussians, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    centres_A = direction * radius_A * np.cbrt(rng.random((n_gaussians, 1)))
+    spacing_A = radius_A * np.cbrt(4 * math.pi / 3 / n_gaussians)
+    scales_A = np.full(n_gaussians, SCALE_PER_SPACING * spacing_A)
+    return _assemble(centres_A, scales_A, total_mass / n_gaussians, rng, min_scale_A)
+
+
+def _assemble(
+    centres_A: np.ndarray, scales_A: np.ndarray, mass: float, rng: np.random.Generator, min_scale_A: float
+) -> Gaussians:
+    n = len(centres_A)
+    log_scales = np.log(np.maximum(scales_A, min_scale_A))[:, None].repeat(3, axis=1)
+    return Gaussians(
+        centres_A=torch.from_numpy(np.ascontiguousarray(centres_A)).float(),
+        log_scales=torch.from_numpy(log_scales).float(),
+        quaternions=torch.from_numpy(rng.standard_normal((n, 4))).float(),
+        raw_masses=inverse_softplus(torch.ones(n)),
+        unit_mass=float(mass),
+    )
