@@ -22,7 +22,7 @@ from gem3d.optics import contrast_transfer_function, ctf_coefficients
 from gem3d.particles import Particles, write_relion_star
 from gem3d.simulate_models import ForwardModel, GaussianModel, SliceModel, integer_frequencies
 from gem3d.simulate_particles import draw_particles, perturb_particles
-from gem3d.structures import Structure, read_structure
+from gem3d.structures import Structure, read_structure, structure_to_gaussians
 
 BATCH_SIZE = 64
 SNR_SAMPLE = 256
@@ -150,7 +150,7 @@ def forward_model(
         source = read_map(path) if is_map else read_structure(path)
     if isinstance(source, Map):
         return SliceModel(source, box_size_px, pixel_size_A)
-    return GaussianModel(source, box_size_px, pixel_size_A)
+    return GaussianModel(*structure_to_gaussians(source), box_size_px, pixel_size_A)
 
 
 def noise_free_images(

@@ -18,7 +18,6 @@ from gem3d.errors import MapError
 from gem3d.kernels.project import project
 from gem3d.kernels.voxelize import voxelize
 from gem3d.maps import Map
-from gem3d.structures import Structure, structure_to_gaussians
 
 OVERSAMPLING = 1.5
 MIN_FOOTPRINT_PX2 = 0.25
@@ -56,13 +55,24 @@ def below_nyquist(size: int) -> NDArray[np.bool_]:
 
 
 class GaussianModel:
-    """Projects Gaussians on an oversampled grid, so that sharp ones do not alias."""
+    """Projects Gaussians on an oversampled grid, so that sharp ones do not alias.
 
-    def __init__(self, structure: Structure, box_size_px: int, pixel_size_A: float) -> None:
+    Parameters
+    ----------
+    amplitudes, means, covariances: `(n,)`, `(n, 3)`, `(n, 6)` in angstroms, as `structure_to_gaussians` gives.
+    """
+
+    def __init__(
+        self,
+        amplitudes: NDArray[np.float64],
+        means: NDArray[np.float64],
+        covariances: NDArray[np.float64],
+        box_size_px: int,
+        pixel_size_A: float,
+    ) -> None:
         self.size = box_size_px
         self.fine_size = 2 * scipy.fft.next_fast_len(int(np.ceil(OVERSAMPLING * box_size_px / 2)), real=True)
         fine_pixel_A = box_size_px * pixel_size_A / self.fine_size
-        amplitudes, means, covariances = structure_to_gaussians(structure)
         covariances = covariances / fine_pixel_A**2
         self._footprint_px2 = max(MIN_FOOTPRINT_PX2, MIN_VARIANCE_PX2 - covariances[:, :3].min())
         covariances[:, :3] += self._footprint_px2

@@ -23,8 +23,8 @@ from gem3d.assess.shells import FloatVolume, as_tensor, check_same_box
 
 BAND_SIGMA_SHELLS = 0.7
 BAND_CUTOFF_SHELLS = 3.0
-# Share of a weight's power that may lie beyond its bandwidth Q. It leaves an error of some 1e-4 in a correlation,
-# because what is aliased is the far end of the spectrum of a product of two noise-like fields.
+# Share of a weight's power that may lie beyond its bandwidth Q. It leaves an error of some 1e-4 in a
+# correlation, because what is aliased is the far end of the spectrum of a product of two noise-like fields.
 BANDWIDTH_TAIL = 1e-3
 
 

@@ -145,8 +145,8 @@ def calibrated_stderr(
 ) -> Curve:
     """Standard error of F from the linear FSC, the over-fit o_i and the number of independent values.
 
-    SE = F sqrt((rho a2 + 2 o1 o2 - 2 rho (o1 + o2) + rho^2) / (2 n_eff)), rho = 1/FSC(B1,B2) - 1, a2 = 2 (1/F -
-    1); the bracket is not let fall below a quarter of its value without over-fit. This is first order and
+    SE = F sqrt((rho a2 + 2 o1 o2 - 2 rho (o1 + o2) + rho^2) / (2 n_eff)), rho = 1/FSC(B1,B2) - 1, a2 = 2 (1/F
+    - 1); the bracket is not let fall below a quarter of its value without over-fit. This is first order and
     vanishes at F = 0, where the product of the noise of both crosses remains: (1 - F FSC(B1,B2))^2 / (2 n_eff
     FSC(B1,B2)), added in quadrature. Infinite where FSC(B1,B2) is not positive.
     """
@@ -192,8 +192,8 @@ def _assess(products: BandProducts, *, threshold: float, pixel_size_A: float, bo
     relative = np.divide(raw_stderr, raw, out=np.full_like(raw, np.inf), where=raw > 0)
     span = SMOOTHED_ABOVE_RELATIVE_STDERR - RAW_BELOW_RELATIVE_STDERR
     share = np.clip((relative - RAW_BELOW_RELATIVE_STDERR) / span, 0, 1)
-    # Where the data contradict the smooth value, the curve falls faster than the kernel can follow (a filtered
-    # map): smoothing would carry the crossing outwards.
+    # Where the data contradict the smooth value, the curve falls faster than the kernel can follow (a
+    # filtered map): smoothing would carry the crossing outwards.
     misfit = np.max(
         [
             np.abs(curve - kernel @ curve) / np.maximum(1 - (kernel @ curve) ** 2, 1e-12)

@@ -19,9 +19,9 @@ class ResolutionClaim:
     """A resolution, or why there is none.
 
     resolution_A: the number to quote; None where only the interval, or nothing, can be claimed.
-    interval_A: 90 % interval in A, the low-resolution end (larger number) first. An end is None where it is open:
-        the lower one if F - 1.64 SE starts below the threshold, the upper one if F + 1.64 SE stays above it up to
-        the last valid shell.
+    interval_A: 90 % interval in A, the low-resolution end (larger number) first. An end is None where it is
+        open: the lower one if F - 1.64 SE starts below the threshold, the upper one if F + 1.64 SE stays
+        above it up to the last valid shell.
     kind: "crossing" of the threshold; "last valid shell" where the curve ends, still valid, above it; or
         "none".
     reason: what the reader must know beside or instead of the number; None for a plain crossing.

@@ -21,11 +21,8 @@ from gem3d.errors import MapError
 # 0.84 of it.
 SEARCH_DIAMETER_BOXES = 0.9
 NOISE_DIAMETER_BOXES = 0.84
-# A low-passed noise map of 10^4 independent voxels peaks at 4 sigma; a particle worth a mask of its own is
-# far above.
-PEAK_SIGMAS = 6.0
 THRESHOLD_SIGMAS = 3.0
-THRESHOLD_FRACTION = 0.15
+THRESHOLD_FRACTION = 0.2
 SMALLEST_COMPONENT = 0.1
 
 
@@ -53,7 +50,7 @@ def automatic_mask(
     """Soft mask of the particle, drawn from a noisy map; a sphere where no region stands out from the noise.
 
     The map is low-passed; a voxel belongs to the particle above three times the noise outside the particle's
-    sphere and above 0.15 of the highest density. Connected regions of at least a tenth of the largest are
+    sphere and above 0.2 of the highest density. Connected regions of at least a tenth of the largest are
     kept, their holes filled, and the result widened and given a cosine edge.
 
     Parameters
@@ -80,7 +77,8 @@ def automatic_mask(
     noise_diameter_A = min(particle_diameter_A or np.inf, NOISE_DIAMETER_BOXES * box_A)
     fallback = sphere_mask(box_size, pixel_size_A, search_diameter_A, soft_edge_A)
 
-    density = _low_pass(volume, pixel_size_A, max(low_pass_A, 3 * pixel_size_A))
+    low_pass_A = max(low_pass_A, 3 * pixel_size_A)
+    density = _low_pass(volume, pixel_size_A, low_pass_A)
     radius_A = _radius(box_size) * pixel_size_A
     inside = radius_A <= search_diameter_A / 2
     # Not the corners: gridding correction raises the noise there, and some programs blank them.
@@ -89,11 +87,12 @@ def automatic_mask(
         level, sigma = _level_and_noise(density[inside])
     density -= level
     highest = float(np.percentile(density[inside], 99.9))
-    if highest <= 0 or float(density[inside].max()) < PEAK_SIGMAS * sigma:
+    if highest <= 0:
         return fallback
     region = inside & (density > max(THRESHOLD_SIGMAS * sigma, THRESHOLD_FRACTION * highest))
-    region = _large_components(region)
-    if region.sum() * pixel_size_A**3 < low_pass_A**3:
+    region, largest = _large_components(region)
+    # Twelve independent volumes of the filter: noise has no connected region above 3 sigma of that size.
+    if largest * pixel_size_A**3 < low_pass_A**3:
         return fallback
 
     # The distance transform is the dear part: only the box that can be reached is computed.
@@ -160,12 +159,10 @@ def _level_and_noise(values: NDArray[np.float32]) -> tuple[float, float]:
     return level, 1.4826 * float(np.median(np.abs(values - level)))
 
 
-def _large_components(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep the regions (connected by faces, edges or corners) of at least a tenth of the largest's volume."""
-    labels, count = ndimage.label(region, structure=np.ones((3, 3, 3)))
-    if count == 0:
-        return region
+def _large_components(region: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
+    """Regions (connected by faces, edges or corners) of at least a tenth of the largest, and its voxel count."""
+    labels, _ = ndimage.label(region, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    keep: NDArray[np.bool_] = (sizes >= SMALLEST_COMPONENT * sizes.max())[labels] & region
-    return keep
+    keep: NDArray[np.bool_] = (sizes >= max(SMALLEST_COMPONENT * sizes.max(), 1))[labels]
+    return keep, int(sizes.max())

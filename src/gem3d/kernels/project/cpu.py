@@ -113,13 +113,16 @@ def _add_gaussian(
     size = padded.shape[0]
     # float64: the determinant of a needle is a small difference of large products.
     det = np.float64(xx) * np.float64(yy) - np.float64(xy) * np.float64(xy)
-    if not (det > 0.0):
+    reach_x, reach_y = math.sqrt(MAX_MAHALANOBIS * xx), math.sqrt(MAX_MAHALANOBIS * yy)
+    seen_x = x + reach_x >= 0.0 and x - reach_x <= size - 1.0
+    seen_y = y + reach_y >= 0.0 and y - reach_y <= size - 1.0
+    # Written so that NaN fails it: as an index it would lead out of the image.
+    if not (seen_x and seen_y and det > 0.0 and det < np.inf):
         return
     height = np.float32(amplitude / (2.0 * math.pi * math.sqrt(det)))
     # exp(-q/2) = 2^(cx dx^2 + cxy dx dy + cy dy^2), (dx, dy) from the centre
     scale = -0.5 * LOG2_E / det
     cx, cxy, cy = np.float32(scale * yy), np.float32(-2.0 * scale * xy), np.float32(scale * xx)
-    reach_y = math.sqrt(MAX_MAHALANOBIS * yy)
     first_row = math.ceil(max(y - reach_y, 0.0))
     last_row = math.floor(min(y + reach_y, size - 1.0))
     slope = xy / yy
@@ -127,9 +130,9 @@ def _add_gaussian(
     for row in range(first_row, last_row + 1):
         dy = np.float32(row) - y
         middle = x + slope * dy
-        reach_x = math.sqrt(max(MAX_MAHALANOBIS - dy * dy / yy, 0.0) * conditional_variance)
-        first = math.ceil(max(middle - reach_x, 0.0))
-        last = math.floor(min(middle + reach_x, size - 1.0))
+        half_width = math.sqrt(max(MAX_MAHALANOBIS - dy * dy / yy, 0.0) * conditional_variance)
+        first = math.ceil(max(middle - half_width, 0.0))
+        last = math.floor(min(middle + half_width, size - 1.0))
         constant = cy * dy * dy
         linear = cxy * dy
         for start in range(first, last + 1, BLOCK):

@@ -1,0 +1,155 @@
+"""The one pass over the images: from particles to the normal equations of each half set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gem3d.errors import ParticleFileError
+from gem3d.fit.noise import NoiseSpectrum, sample_rows
+from gem3d.fit.normal_equations import NormalEquations
+from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, weigh_slices
+from gem3d.optics import ctf_coefficients
+from gem3d.particles import ImageSource, file_order, normalise_background, refuse_unnormalised
+
+BATCH_SIZE = 128
+HELD_OUT_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class HalfSet:
+    """What one half of the particles says: equations to fit, and held-out ones to judge the fit by."""
+
+    training: NormalEquations
+    held_out: NormalEquations
+    noise_power: torch.Tensor
+
+    @property
+    def all(self) -> NormalEquations:
+        """Equations of every particle of the half."""
+        return self.training + self.held_out
+
+
+def assign_halves(half_set: NDArray[np.int8], seed: int, *, random: bool, source: str) -> NDArray[np.int8]:
+    """Half set 1 or 2 of each particle: as the file says, or drawn at random where it does not or `random` is set."""
+    if not random and np.all(half_set > 0):
+        return half_set
+    if not random and np.any(half_set > 0):
+        row = int(np.flatnonzero(half_set == 0)[0]) + 1
+        raise ParticleFileError(
+            f"{source}: particle {row} has no half set (rlnRandomSubset) while others have; "
+            "complete the column, or ask for random halves (--halves random)"
+        )
+    return (1 + (_hash(np.arange(len(half_set)), seed, stream=1) >> np.uint64(63))).astype(np.int8)
+
+
+def is_held_out(rows: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Held-out membership: a pure function of seed and row, so that shards and ranks agree."""
+    return _hash(rows, seed, stream=2) < np.uint64(int(HELD_OUT_SHARE * 2**64))
+
+
+def _hash(rows: NDArray[np.int64], seed: int, stream: int) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea & Flood 2014) of row, seed and stream."""
+    with np.errstate(over="ignore"):
+        key = np.uint64((seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03) % 2**64)
+        x = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def accumulate(
+    images: ImageSource,
+    halves: NDArray[np.int8],
+    *,
+    seed: int,
+    particle_radius_px: float,
+    normalise: bool = True,
+    radius: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[HalfSet, HalfSet]:
+    """Read every image once and fill the normal equations of both halves.
+
+    Parameters
+    ----------
+    halves: `(n,)`, 1 or 2.
+    particle_radius_px: outside it lies the background of the normalisation and of the noise estimate.
+    radius: last Fourier shell; None for the last before Nyquist.
+    progress: called with (images done, images in all).
+    """
+    particles, box = images.particles, images.box_size_px
+    pixel_size_A = particles.pixel_size_A
+    order = file_order(particles)
+    noise = {
+        half: _noise(images, order[halves[order] == half], seed, particle_radius_px, normalise)
+        for half in (1, 2)
+    }
+    empty = NormalEquations.zeros(box, pixel_size_A, radius)
+    last = empty.radius
+    sample_weight = {half: half_plane_weight(1 / noise[half][: last + 1]) for half in (1, 2)}
+    coefficients = torch.from_numpy(ctf_coefficients(particles))
+    rotations = torch.from_numpy(np.ascontiguousarray(particles.rotations))
+    shifts_px = torch.from_numpy(particles.shifts_A / pixel_size_A)
+    held_out = is_held_out(np.arange(len(particles)), seed)
+    member = halves.astype(np.int64) * 2 + held_out
+
+    sets = {key: NormalEquations.zeros(box, pixel_size_A, radius) for key in (2, 3, 4, 5)}
+    counts = dict.fromkeys(sets, 0)
+    done = 0
+    for batch in images.batches(order, BATCH_SIZE):
+        transforms = _transforms(images, batch.rows, batch.images, particle_radius_px, normalise)
+        for key, equations in sets.items():
+            inside = np.flatnonzero(member[batch.rows] == key)
+            if len(inside) == 0:
+                continue
+            rows = torch.from_numpy(batch.rows[inside])
+            weighted = weigh_slices(
+                transforms[torch.from_numpy(inside)],
+                coefficients[rows],
+                shifts_px[rows],
+                sample_weight[key // 2],
+                1 / (box * pixel_size_A),
+            )
+            insert_slices(equations.accumulator, weighted, rotations[rows])
+            counts[key] += len(inside)
+        done += len(batch.rows)
+        if progress is not None:
+            progress(done, len(particles))
+    final = {key: replace(equations, n_particles=counts[key]) for key, equations in sets.items()}
+    return HalfSet(final[2], final[3], noise[1]), HalfSet(final[4], final[5], noise[2])
+
+
+def _transforms(
+    images: ImageSource,
+    rows: NDArray[np.int64],
+    values: NDArray[np.float32],
+    particle_radius_px: float,
+    normalise: bool,
+) -> torch.Tensor:
+    if normalise:
+        status = normalise_background(values, particle_radius_px)
+        refuse_unnormalised(status, rows, images.particles)
+    transforms: torch.Tensor = torch.fft.rfft2(torch.from_numpy(values))
+    return transforms
+
+
+def _noise(
+    images: ImageSource, rows: NDArray[np.int64], seed: int, particle_radius_px: float, normalise: bool
+) -> torch.Tensor:
+    """Noise power per shell of one half set, from a sample of its images."""
+    if len(rows) == 0:
+        raise ParticleFileError(
+            f"{images.particles.source}: a half set is empty; check rlnRandomSubset or use --halves random"
+        )
+    spectrum = NoiseSpectrum(images.box_size_px, particle_radius_px)
+    for batch in images.batches(sample_rows(rows, seed), BATCH_SIZE):
+        if normalise:
+            refuse_unnormalised(
+                normalise_background(batch.images, particle_radius_px), batch.rows, images.particles
+            )
+        spectrum.add(torch.from_numpy(batch.images))
+    return spectrum.power().clamp(min=1e-6)
