@@ -54,6 +54,9 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(MapError, match=r"a\.mrc"):
         write_map(path, values[0], 1.0)
     np.testing.assert_array_equal(read_map(path).values, values)
+    with pytest.raises(MapError, match="not finite"):
+        write_map(path, values * np.inf, 1.0)
+    np.testing.assert_array_equal(read_map(path).values, values)
     with pytest.raises(MapError, match="cannot be written"):
         write_map(tmp_path / "no_folder" / "a.mrc", values, 1.0)
 
@@ -92,15 +95,14 @@ def test_other_types(tmp_path: Path) -> None:
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    bad = random_volume((4, 4, 4))
-    bad[1, 2, 3] = np.nan
-    write_map(tmp_path / "nan.mrc", bad, 1.0)
     write_map(tmp_path / "whole.mrc", random_volume((8, 8, 8)), 1.0)
-    (tmp_path / "short.mrc").write_bytes((tmp_path / "whole.mrc").read_bytes()[:2000])
+    whole = (tmp_path / "whole.mrc").read_bytes()
+    (tmp_path / "nan.mrc").write_bytes(whole[:-4] + np.float32(np.nan).tobytes())
+    (tmp_path / "short.mrc").write_bytes(whole[:2000])
     (tmp_path / "empty.mrc").touch()
     (tmp_path / "text.mrc").write_text("not a map\n" * 300)
     with mrcfile.new(tmp_path / "flat.mrc") as mrc:
-        mrc.set_data(bad[0])
+        mrc.set_data(random_volume((4, 4, 4))[0])
     with mrcfile.new(tmp_path / "bricks.mrc") as mrc:
         mrc.set_data(random_volume((4, 4, 4)))
         mrc.voxel_size = (1.0, 1.0, 1.1)

@@ -121,6 +121,6 @@ def test_wrong_arguments_are_refused() -> None:
 
 
 def test_reference_gradients() -> None:
-    arguments = random_case(5, n=3, n_images=2, sd_px=(1.0, 2.0), spread_px=1.5)
+    arguments = random_case(5, n=2, n_images=2, sd_px=(1.0, 2.0), spread_px=1.5)
     inputs = [t.double().requires_grad_() for t in arguments]
-    assert torch.autograd.gradcheck(lambda *t: project_reference(*t, 6), inputs)
+    assert torch.autograd.gradcheck(lambda *t: project_reference(*t, 4), inputs)

@@ -95,6 +95,8 @@ def write_map(path: str | Path, values: NDArray[np.floating], voxel_size_A: floa
     values = np.ascontiguousarray(values, dtype=np.float32)
     if values.ndim != 3 or values.size == 0:
         raise MapError(f"{path}: cannot write an array of shape {values.shape} as a map")
+    if not np.isfinite(values).all():
+        raise MapError(f"{path}: not written: {np.count_nonzero(~np.isfinite(values))} voxels are not finite")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with mrcfile.new(temporary, overwrite=True) as mrc:

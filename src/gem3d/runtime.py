@@ -9,6 +9,15 @@ import tempfile
 from pathlib import Path
 
 
+def share_cores() -> None:
+    """Let idle threads sleep; must run before torch and numba are imported.
+
+    torch and numba keep a pool of threads each. By default an idle OpenMP thread spins on its core for a while, just
+    when the other pool needs it.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def choose_kernel_cache() -> None:
     """Point numba at a writable folder for compiled kernels; must run before numba is imported.
 
