@@ -14,6 +14,7 @@ from gem3d.assess import (
     effective_number,
     fsc_rows,
     mask_corrected_fsc,
+    resolution_at,
     sphere_mask,
 )
 from gem3d.assess.claim import ResolutionClaim, claim_resolution
@@ -158,21 +159,24 @@ def test_pure_noise_claims_nothing(drawn_from_noise: bool):
         assert not result.final_map_weight.any()
 
 
-def test_claims_the_cutoff_of_a_band_limited_signal():
+@pytest.mark.parametrize("noise", [0.2, 1.0])
+def test_claims_the_cutoff_of_a_band_limited_signal(noise: float):
+    """A cliff is the worst case for smoothing, which must not carry the crossing outwards."""
     box_size, cutoff = 64, 18
     rng = np.random.default_rng(7)
     k = np.arange(box_size, dtype=np.float64)
     truth = radial_filter(particle(rng, box_size), 1 / (1 + np.exp((k - cutoff) * 4)))
-    linear = [truth + 0.2 * white_noise(rng, box_size) for _ in range(2)]
+    linear = [truth + np.float32(noise) * white_noise(rng, box_size) for _ in range(2)]
     mask = automatic_mask(linear[0] + linear[1], PIXEL_SIZE_A)
     gaussian = [denoise(b, mask, np.where(k < cutoff + 3, 20.0, 0.1)) for b in linear]
-    result = calibrated_fsc(*gaussian, *linear, mask, pixel_size_A=PIXEL_SIZE_A)
-    estimate = box_size * PIXEL_SIZE_A / result.claim.estimate_A
-    # The transition of the truth is at 18.5, and the band filter widens it.
-    assert abs(estimate - cutoff) < 2
-    if result.claim.resolution_A is not None:
-        low, _ = result.claim.interval_A
-        assert low >= result.claim.resolution_A
+    claim = calibrated_fsc(*gaussian, *linear, mask, pixel_size_A=PIXEL_SIZE_A).claim
+    actual = true_correlations(truth, gaussian, mask).prod(axis=0)
+    true_crossing = resolution_at(actual, 0.143, PIXEL_SIZE_A, box_size)
+    assert claim.kind == "crossing"
+    assert claim.resolution_A == pytest.approx(true_crossing.resolution_A, rel=0.03)
+    assert abs(box_size * PIXEL_SIZE_A / claim.resolution_A - cutoff) < 2  # the band filter widens the edge
+    low_A, _ = claim.interval_A
+    assert low_A >= claim.resolution_A
 
 
 def test_perfect_maps_end_at_the_last_valid_shell():

@@ -36,10 +36,10 @@ class Stage:
 STAGES = (Stage(0.5, 30), Stage(1.0, 120))
 
 # Steps of Adam, per step and parameter, before the decay.
-CENTRE_STEP_A = 0.15
-LOG_SCALE_STEP = 0.03
-QUATERNION_STEP = 0.03
-RAW_MASS_STEP = 0.1
+CENTRE_STEP_A = 0.08
+LOG_SCALE_STEP = 0.02
+QUATERNION_STEP = 0.02
+RAW_MASS_STEP = 0.05
 DECAY_STEPS = 60.0
 # Steps without a gain in held-out likelihood after which a stage ends.
 PATIENCE = 5
