@@ -33,10 +33,10 @@ class Stage:
     max_steps: int
 
 
-STAGES = (Stage(0.5, 30), Stage(1.0, 120))
+STAGES = (Stage(0.5, 60), Stage(1.0, 300))
 
 # Steps of Adam, per step and parameter, before the decay.
-CENTRE_STEP_A = 0.08
+CENTRE_STEP_VOXELS = 0.05
 LOG_SCALE_STEP = 0.02
 QUATERNION_STEP = 0.02
 RAW_MASS_STEP = 0.05
@@ -114,7 +114,7 @@ def _run_stage(
 
     trained = {name: t.clone().requires_grad_() for name, t in gaussians.parameters.items()}
     current = gaussians.replaced(trained)
-    rates = (CENTRE_STEP_A, LOG_SCALE_STEP, QUATERNION_STEP, RAW_MASS_STEP)
+    rates = (CENTRE_STEP_VOXELS * grid.voxel_size_A, LOG_SCALE_STEP, QUATERNION_STEP, RAW_MASS_STEP)
     optimiser = torch.optim.Adam(
         [{"params": [t], "lr": rate} for t, rate in zip(trained.values(), rates, strict=True)],
         betas=(0.9, 0.98),
