@@ -31,3 +31,7 @@ class SettingsError(Gem3dError):
 
 class RunDirectoryError(Gem3dError):
     """The output folder cannot be used as asked."""
+
+
+class Gem3dWarning(UserWarning):
+    """Something the user should know that does not stop the work; shown, and kept in run.log."""

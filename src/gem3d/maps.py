@@ -5,7 +5,6 @@ Maps are `[z, y, x]` with the rotation centre at index n//2 of every axis, for e
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from gem3d.atomic import replacing
 from gem3d.errors import MapError
 
 # Cell sizes are float32 and programs round them; voxels that differ by more than this are meant to differ.
@@ -89,26 +89,30 @@ def read_map(path: str | Path) -> Map:
     return Map(values, sizes[0], origin, (start_of_axis[1], start_of_axis[2], start_of_axis[3]))
 
 
-def write_map(path: str | Path, values: NDArray[np.floating], voxel_size_A: float) -> None:
-    """Write a volume `(nz, ny, nx)` as MRC mode 2; a reader sees the old file or the whole new one."""
+def write_map(
+    path: str | Path,
+    values: NDArray[np.floating],
+    voxel_size_A: float,
+    origin_A: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> None:
+    """Write a volume `(nz, ny, nx)` as MRC mode 2; a reader sees the old file or the whole new one.
+
+    Parameters
+    ----------
+    origin_A: x, y, z of the first voxel, where viewers such as ChimeraX place it.
+    """
     path = Path(path)
     values = np.ascontiguousarray(values, dtype=np.float32)
     if values.ndim != 3 or values.size == 0:
         raise MapError(f"{path}: cannot write an array of shape {values.shape} as a map")
     if not np.isfinite(values).all():
         raise MapError(f"{path}: not written: {np.count_nonzero(~np.isfinite(values))} voxels are not finite")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with mrcfile.new(temporary, overwrite=True) as mrc:
-            mrc.set_data(values)
-            mrc.set_volume()
-            mrc.voxel_size = voxel_size_A
-            mrc.header.label[0] = "gem3d"  # mrcfile's own label holds the time: equal maps, unequal files
-        temporary.replace(path)
-    except OSError as error:
-        raise MapError(f"{path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, MapError) as temporary, mrcfile.new(temporary, overwrite=True) as mrc:
+        mrc.set_data(values)
+        mrc.set_volume()
+        mrc.voxel_size = voxel_size_A
+        mrc.header.origin.x, mrc.header.origin.y, mrc.header.origin.z = origin_A
+        mrc.header.label[0] = "gem3d"  # mrcfile's own label holds the time: equal maps, unequal files
 
 
 def fourier_resample(values: NDArray[np.floating], new_size: int) -> NDArray[np.float32]:

@@ -5,9 +5,7 @@ image = CTF * exp(-B k^2 / 4) * (projection of the truth at the pose, moved by t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gem3d.atomic import replacing
 from gem3d.errors import RunDirectoryError, SettingsError
 from gem3d.maps import Map, read_map, write_map
 from gem3d.optics import contrast_transfer_function, ctf_coefficients
@@ -130,12 +129,12 @@ def simulate(
     noise_sd = np.sqrt(_signal_variance(model, true_particles, envelope_bfactor_A2) / snr)
 
     _prepare_folder(out, (stack, star, truth), overwrite)
-    with _replacing(stack) as temporary:
+    with replacing(stack) as temporary:
         _write_stack(
             temporary, model, true_particles, envelope_bfactor_A2, float(noise_sd), noise_rng, progress
         )
     write_map(truth, model.truth(), pixel_size_A)
-    with _replacing(star) as temporary:
+    with replacing(star) as temporary:
         write_relion_star(particles, temporary)
     return Simulation(stack, star, truth, particles, true_particles, float(noise_sd))
 
@@ -236,16 +235,3 @@ def _prepare_folder(out: Path, outputs: tuple[Path, ...], overwrite: bool) -> No
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"{out}: cannot be made ({error}); choose another folder") from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place once it is complete."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise RunDirectoryError(f"{path}: cannot be written ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ its bandwidth, and the sum is that of the full grid. Shells too high for that us
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,20 +41,27 @@ class BandProducts:
 
 
 def band_passed_products(
-    maps: Sequence[FloatVolume], weights: Sequence[FloatVolume], *, full_grid: bool = False
+    maps: Sequence[FloatVolume],
+    weights: Sequence[FloatVolume],
+    *,
+    last_shell: int | None = None,
+    full_grid: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> BandProducts:
-    """Inner products of all pairs of maps, band-passed to every shell 0 .. D//2, under each weight.
+    """Inner products of all pairs of maps, band-passed to every shell 0 .. `last_shell`, under each weight.
 
     Parameters
     ----------
     maps: `(D, D, D)` each, unmasked.
     weights: `(D, D, D)` each, W = mask^2.
+    last_shell: D//2 without it.
     full_grid: compute every shell on the full grid: slower, the exact answer that the small grids
         approximate.
+    progress: called with (work done, work in all), in voxels.
     """
     named = {f"map {i + 1}": volume for i, volume in enumerate(maps)}
     box_size = check_same_box(**named, **{f"weight {i + 1}": weight for i, weight in enumerate(weights)})
-    n_shells = box_size // 2 + 1
+    n_shells = (box_size // 2 if last_shell is None else last_shell) + 1
     spectra = [torch.fft.rfftn(as_tensor(volume)) / box_size**3 for volume in maps]
     weight_spectra = [torch.fft.rfftn(as_tensor(weight)) / box_size**3 for weight in weights]
     bandwidth = max(_bandwidth(spectrum, box_size) for spectrum in weight_spectra)
@@ -62,13 +69,21 @@ def band_passed_products(
     products = np.zeros((len(weights), n_shells, len(maps), len(maps)))
     n_effective = np.zeros((len(weights), n_shells))
     grid: _Grid | None = None
-    for shell in range(n_shells):
-        needed = 2 * int(np.ceil(shell + BAND_CUTOFF_SHELLS)) + bandwidth + 1
-        size = box_size if full_grid else min(int(next_fast_len(needed + needed % 2, real=True)), box_size)
+    sizes = [box_size if full_grid else _grid_size(shell, bandwidth, box_size) for shell in range(n_shells)]
+    work = np.cumsum(np.array(sizes, dtype=np.int64) ** 3)
+    for shell, size in enumerate(sizes):
         if grid is None or grid.size != size:
             grid = _Grid(spectra, weight_spectra, box_size, size)
         products[:, shell], n_effective[:, shell] = grid.shell_products(shell)
+        if progress is not None:
+            progress(int(work[shell]), int(work[-1]))
     return BandProducts(products, n_effective)
+
+
+def _grid_size(shell: int, bandwidth: int, box_size: int) -> int:
+    """Points a side that a shell needs, see the top of this file."""
+    needed = 2 * int(np.ceil(shell + BAND_CUTOFF_SHELLS)) + bandwidth + 1
+    return min(int(next_fast_len(needed + needed % 2, real=True)), box_size)
 
 
 def effective_number(weight: FloatVolume, band_power: NDArray[np.floating]) -> float:

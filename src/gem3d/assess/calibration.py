@@ -14,6 +14,7 @@ such as those of common poses, are invisible to it as to every half-map measure.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,8 @@ G1, G2, B1, B2, FINAL = range(5)
 
 @dataclass(frozen=True)
 class CalibratedFSC:
-    """The calibrated FSC of a reconstruction; every curve is `(D//2 + 1,)`, masked after the shell filter.
+    """The calibrated FSC of a reconstruction; every curve is `(last_shell + 1,)`, masked after the shell
+    filter.
 
     raw, smoothed: F before and after smoothing; `smoothed` is the one to report, up to `valid_up_to_shell`.
     stderr: standard error of `smoothed`.
@@ -92,6 +94,8 @@ def calibrated_fsc(
     particle_diameter_A: float | None = None,
     final_map: FloatVolume | None = None,
     threshold: float = FSC_THRESHOLD,
+    last_shell: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CalibratedFSC:
     """Calibrated FSC F = <G1,B2> <G2,B1> / (|G1| |G2| <B1,B2>) with its uncertainty, validity and claim.
 
@@ -105,6 +109,9 @@ def calibrated_fsc(
     final_map: `(D, D, D)` map fitted to all data, for `final_map_weight`; None: the mean of the Gaussian half
         maps.
     threshold: at which the resolution is read.
+    last_shell: last Fourier shell that the maps were made from; curves end and nothing is claimed beyond it.
+        None for D//2.
+    progress: called with (work done, work in all).
 
     Raises
     ------
@@ -129,7 +136,8 @@ def calibrated_fsc(
     mask = np.ones_like(sphere) if mask is None else np.asarray(mask, dtype=np.float32)
     final = np.asarray((gaussian_half1 + gaussian_half2) / 2 if final_map is None else final_map, np.float32)
     maps = [gaussian_half1, gaussian_half2, linear_half1, linear_half2, final]
-    products = band_passed_products(maps, [np.square(mask), np.square(sphere)])
+    weights = [np.square(mask), np.square(sphere)]
+    products = band_passed_products(maps, weights, last_shell=last_shell, progress=progress)
     return _assess(products, threshold=threshold, pixel_size_A=pixel_size_A, box_size=box_size)
 
 

@@ -52,7 +52,7 @@ def claim_resolution(
 
     Parameters
     ----------
-    curve, stderr: `(D//2 + 1,)` smoothed calibrated FSC and its standard error.
+    curve, stderr: `(n,)` smoothed calibrated FSC and its standard error, shells 0 .. n-1.
     first_shell: the first shell whose validity could be tested; the curve is read from here.
     valid_up_to_shell: last shell of the contiguous valid range; None if there is none.
     threshold: usually 0.143.
@@ -85,7 +85,7 @@ def claim_resolution(
     if not curve[first_shell] >= threshold:
         return ResolutionClaim(None, (None, None), "none", crossing.reason, None)
 
-    if valid_up_to_shell == box_size // 2:
+    if valid_up_to_shell == len(curve) - 1:
         not_below = crossing.reason
     else:
         not_below = (

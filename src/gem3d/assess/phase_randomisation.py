@@ -26,8 +26,8 @@ TIGHT_MASK_FSC = 0.10
 
 @dataclass(frozen=True)
 class MaskCorrectedFSC:
-    """The four curves of a masked pair of half maps, `(D//2 + 1,)` each, and the resolution of the corrected
-    one.
+    """The four curves of a masked pair of half maps, `(last_shell + 1,)` each, and the resolution of the
+    corrected one.
 
     `first_randomised_shell` is k_r, None where the unmasked FSC never falls below 0.8 (nothing is then
     corrected and `randomised` is all zero). `mask_too_tight`: FSC_n exceeds 0.10 at the resolution, which is
@@ -74,6 +74,7 @@ def mask_corrected_fsc(
     *,
     threshold: float = FSC_THRESHOLD,
     seed: int = 0,
+    last_shell: int | None = None,
 ) -> MaskCorrectedFSC:
     """FSC_true = (FSC_t - FSC_n) / (1 - FSC_n) from k_r + 2 on, FSC_t before (Chen et al. 2013).
 
@@ -87,10 +88,12 @@ def mask_corrected_fsc(
     pixel_size_A: A per voxel.
     threshold: at which the resolution is read.
     seed: of the random phases; each half map has its own.
+    last_shell: last Fourier shell that the maps were made from; curves end there. None for D//2.
     """
     box_size = check_same_box(half1=half1, half2=half2, mask=mask)
-    unmasked = fourier_shell_correlation(half1, half2)
-    masked = fourier_shell_correlation(half1, half2, mask)
+    shells = slice(0, None if last_shell is None else last_shell + 1)
+    unmasked = fourier_shell_correlation(half1, half2)[shells]
+    masked = fourier_shell_correlation(half1, half2, mask)[shells]
     randomised = np.zeros_like(masked)
     corrected = masked.copy()
     below = np.flatnonzero(unmasked[1:] < RANDOMISE_BELOW_FSC)
@@ -100,7 +103,7 @@ def mask_corrected_fsc(
             randomise_phases(half1, first_shell, (seed, 1)),
             randomise_phases(half2, first_shell, (seed, 2)),
             mask,
-        )
+        )[shells]
         beyond = slice(first_shell + 2, None)
         corrected[beyond] = (masked[beyond] - randomised[beyond]) / np.maximum(1 - randomised[beyond], 1e-6)
     resolution = resolution_at(corrected, threshold, pixel_size_A, box_size)

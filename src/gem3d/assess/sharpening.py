@@ -54,7 +54,8 @@ def guinier_bfactor(
     pixel_size_A: A per voxel.
     high_A: high-resolution end of the fit, the claimed resolution.
     low_A: low-resolution end; below 10 A the shape of the particle and the solvent govern the amplitudes.
-    shell_weights: `(D//2 + 1,)` multiply the amplitudes first, so that noise is not taken for signal.
+    shell_weights: `(n,)` multiply the amplitudes of shells 0 .. n-1 first, so that noise is not taken for
+        signal; the shells beyond are left out.
 
     Returns
     -------
@@ -63,7 +64,8 @@ def guinier_bfactor(
     box_size = check_same_box(volume=volume)
     amplitude = shell_sums(np.abs(fourier_transform(volume)), box_size) / shell_sizes(box_size)
     if shell_weights is not None:
-        amplitude = amplitude * shell_weights
+        amplitude[len(shell_weights) :] = 0
+        amplitude[: len(shell_weights)] *= shell_weights
     frequency_per_A = np.arange(len(amplitude)) / (box_size * pixel_size_A)
     inside = (frequency_per_A >= 1 / low_A) & (frequency_per_A <= 1 / high_A) & (amplitude > 0)
     n_shells = int(inside.sum())
@@ -91,7 +93,7 @@ def sharpen_and_weight(
     volume: `(D, D, D)` map.
     pixel_size_A: A per voxel.
     bfactor_A2: decay to undo, as `guinier_bfactor` gives it; None or 0 for none.
-    shell_weights: `(D//2 + 1,)`, interpolated linearly between shells, 0 beyond the last.
+    shell_weights: `(n,)`, interpolated linearly between shells, 0 beyond the last.
     resolution_A: where the low-pass, half a cosine `edge_width_shells` wide, has fallen to one half; None for
         none.
     edge_width_shells: width of that edge in Fourier pixels.

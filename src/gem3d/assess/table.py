@@ -32,13 +32,13 @@ def fsc_rows(
 ) -> list[FscRow]:
     """Rows of `fsc.csv`, keys in the order of `FSC_COLUMNS`; None stands for an empty cell.
 
-    Empty are the resolution of shell 0, the randomised FSC below k_r, and the calibrated FSC beyond its
-    validity.
+    Empty are the resolution of shell 0, the randomised FSC below k_r, the calibrated FSC beyond its validity,
+    and everything beyond the last shell of the curves.
 
     Parameters
     ----------
     gaussian: FSC curves of the Gaussian half maps.
-    linear_masked: `(D//2 + 1,)` FSC of the masked linear half maps.
+    linear_masked: `(n,)` FSC of the masked linear half maps.
     calibrated: None where there are no linear half maps.
     pixel_size_A: A per voxel.
     box_size: voxels per side.
@@ -47,7 +47,7 @@ def fsc_rows(
     if calibrated is not None and calibrated.valid_up_to_shell is not None:
         last_valid = calibrated.valid_up_to_shell
     rows: list[FscRow] = []
-    for shell in range(len(linear_masked)):
+    for shell in range(box_size // 2 + 1):
         k_r = gaussian.first_randomised_shell
         randomised = k_r is not None and shell >= k_r
         valid = calibrated if shell <= last_valid else None
@@ -55,13 +55,17 @@ def fsc_rows(
             shell,
             shell / (pixel_size_A * box_size),
             shell_resolution_A(shell, pixel_size_A, box_size) if shell > 0 else None,
-            float(gaussian.unmasked[shell]),
-            float(gaussian.masked[shell]),
-            float(gaussian.randomised[shell]) if randomised else None,
-            float(gaussian.corrected[shell]),
-            float(linear_masked[shell]),
-            float(valid.smoothed[shell]) if valid else None,
-            float(valid.stderr[shell]) if valid else None,
+            _at(gaussian.unmasked, shell),
+            _at(gaussian.masked, shell),
+            _at(gaussian.randomised, shell) if randomised else None,
+            _at(gaussian.corrected, shell),
+            _at(linear_masked, shell),
+            _at(valid.smoothed, shell) if valid else None,
+            _at(valid.stderr, shell) if valid else None,
         )
         rows.append(dict(zip(FSC_COLUMNS, values, strict=True)))
     return rows
+
+
+def _at(curve: Curve, shell: int) -> float | None:
+    return float(curve[shell]) if shell < len(curve) else None

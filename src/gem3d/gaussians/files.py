@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from gem3d.atomic import replacing
 from gem3d.errors import MapError
 from gem3d.gaussians.model import Gaussians
 
@@ -24,9 +25,9 @@ def save_gaussians(gaussians: Gaussians, path: str | Path, box_size_px: int, pix
         "pixel_size_A": repr(pixel_size_A),
     }
     tensors = {name: t.contiguous() for name, t in gaussians.detached().parameters.items()}
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
+    # The library writes files that only their owner may read, so only its bytes are used.
+    with replacing(path, MapError) as temporary:
+        temporary.write_bytes(save(tensors, metadata))
 
 
 def load_gaussians(path: str | Path) -> tuple[Gaussians, int, float]:
@@ -63,6 +64,6 @@ def save_ply(gaussians: Gaussians, path: str | Path) -> None:
     names += ["scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(g)}"]
     header += [f"property float {name}" for name in names] + ["end_header", ""]
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    partial.write_bytes("\n".join(header).encode() + columns.numpy().astype(np.dtype("<f4")).tobytes())
-    partial.replace(path)
+    content = "\n".join(header).encode() + columns.numpy().astype(np.dtype("<f4")).tobytes()
+    with replacing(path, MapError) as temporary:
+        temporary.write_bytes(content)
