@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gem3d.errors import ParticleFileError
+from gem3d.errors import Gem3dWarning, ParticleFileError
 from gem3d.optics import contrast_transfer_function, ctf_coefficients
 from gem3d.particles import euler_to_matrix, read_particles, read_relion_star
 
@@ -273,7 +273,8 @@ def test_optics_this_version_does_not_model(tmp_path, column, harmless, value):
     read_relion_star(write_pair(tmp_path, optics={column: [harmless, harmless]}))
     in_optics = write_pair(tmp_path, optics={column: [harmless, value]})
     refused(in_optics, "data_optics row 2", column, value, "--ignore-optics-extras")
-    assert len(read_relion_star(in_optics, ignore_extras=True)) == 3
+    with pytest.warns(Gem3dWarning, match=column):
+        assert len(read_relion_star(in_optics, ignore_extras=True)) == 3
     refused(
         write_pair(tmp_path, particles={column: [harmless, harmless, value]}), "particle 3", column, value
     )
@@ -374,6 +375,7 @@ def test_real_files_that_are_refused(name, words):
 
 
 @needs_shared
+@pytest.mark.filterwarnings("ignore::gem3d.errors.Gem3dWarning")
 def test_real_files_read_on_request():
     six = read_relion_star(SHARED / "formats" / "relion31.6opticsgroups.star", ignore_extras=True)
     assert len(six.optics) == 6

@@ -261,11 +261,11 @@ def test_refusals(tmp_path: Path) -> None:
     run(tmp_path, n=2, overwrite=True)
     assert len(read_relion_star(tmp_path / "particles.star")) == 2
     for snr in (0.0, -1.0, math.nan):
-        with pytest.raises(SettingsError, match="SNR"):
+        with pytest.raises(SettingsError, match="--snr"):
             run(tmp_path / "b", snr=snr)
-    with pytest.raises(SettingsError, match="at least 1"):
+    with pytest.raises(SettingsError, match="--particles 0: give at least 1"):
         run(tmp_path / "b", n=0)
-    with pytest.raises(SettingsError, match="zero or positive"):
+    with pytest.raises(SettingsError, match="--angle-error -1"):
         run(tmp_path / "b", angle_error_deg=-1.0)
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match="cannot be made"):

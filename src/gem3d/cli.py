@@ -1,32 +1,50 @@
-"""The command line: parse, call, print."""
+"""The command line: parse, call, print.
+
+The text under each field is the option's help.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Positional, arg
 
 from gem3d.errors import Gem3dError
+from gem3d.option_help import Flag, helped_by_docstrings
 from gem3d.settings import ReconstructSettings
 
+PathArgument = Positional[Path]
+Threads = Annotated[
+    int, arg(metavar="N", help="CPU cores to use.", help_behavior_hint="(default: 0, all cores)")
+]
+Overwrite = Annotated[bool, arg(help="Replace files of an earlier run.", help_behavior_hint="")]
+Quiet = Annotated[bool, arg(help="Print errors only.", help_behavior_hint="")]
 
+
+@helped_by_docstrings
 @dataclass(frozen=True)
 class Reconstruct:
-    """Reconstruct a refined particle set: half maps, a final map and its resolution."""
+    """Reconstruct a refined particle set: half maps, a final map and its resolution.
 
-    particles: tyro.conf.Positional[Path]
-    """RELION STAR file."""
-    out: Path
-    """Folder for the results."""
-    settings: Annotated[ReconstructSettings, tyro.conf.arg(name="")] = field(
-        default_factory=ReconstructSettings
-    )
+    Poses and CTFs are taken from the STAR file as they are.
+    """
+
+    particles: Annotated[PathArgument, arg(metavar="PARTICLES")]
+    """RELION STAR file of a finished 3D refinement (run_data.star), version 3.0 to 5."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder for the results: map.mrc, half maps, mask.mrc, fsc.csv, summary.json, gaussians.safetensors, run.log
+    and more, the maps on the box and pixel size of the particles. Made if need be; refused when it holds files."""
+    settings: Annotated[ReconstructSettings, arg(name="")] = field(default_factory=ReconstructSettings)
 
     def run(self) -> None:
         from gem3d.reconstruct import reconstruct
@@ -36,128 +54,189 @@ class Reconstruct:
             _print_summary(result.summary, self.out)
 
 
+@helped_by_docstrings
 @dataclass(frozen=True)
 class Simulate:
-    """Make particle images with known truth from a structure (PDB, mmCIF) or a map (MRC)."""
+    """Make particle images with known truth from an atomic model (PDB, mmCIF) or a map (MRC).
 
-    source: tyro.conf.Positional[Path]
-    """Structure or map."""
-    out: Path
-    """Folder for particles.mrcs, particles.star and truth.mrc."""
-    particles: int = 10000
+    Writes particles.mrcs, particles.star and truth.mrc, the volume that the images are projections of.
+    """
+
+    source: Annotated[PathArgument, arg(metavar="STRUCTURE|MAP")]
+    """Atomic model (.pdb, .cif), centred on its atoms; or map (.mrc, .map), which keeps its centre."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder for the three files; made if need be."""
+    particles: Annotated[int, arg(metavar="N")] = 10000
     """How many images."""
-    box_size_px: int = 128
-    pixel_size_A: float = 1.6
-    snr: float = 0.05
-    """Variance of the noise-free images with CTF over that of the noise."""
-    envelope_bfactor_A2: float = 0.0
-    ctf: bool = True
-    ctf_table: Path | None = None
-    """cryoDRGN ctf.pkl or STAR file to draw the optics from."""
-    poses: Path | None = None
-    """STAR file to draw the orientations from; uniform without it."""
-    max_shift_px: float = 3.0
-    angle_error_deg: float = 0.0
-    shift_error_px: float = 0.0
-    defocus_error_A: float = 0.0
-    seed: int = 0
-    overwrite: bool = False
-    quiet: bool = False
+    box_size: Annotated[int, arg(metavar="PX")] = 128
+    """Side of the images in pixels, even or odd."""
+    pixel_size: Annotated[float, arg(metavar="A")] = 1.6
+    """Pixel size in A. Nothing finer than twice this is in the images."""
+    snr: Annotated[float, arg(metavar="X")] = 0.05
+    """Signal-to-noise ratio: variance of the noise-free images (CTF applied) over that of the noise. 0.01 is
+    realistic, 1 looks clean, inf is noise-free."""
+    envelope_bfactor: Annotated[float, arg(metavar="A2")] = 0.0
+    """Envelope B factor in A^2: images are damped by exp(-B k^2 / 4). Real images have some 50 to 100."""
+    ctf: Flag = True
+    """Make images without a CTF."""
+    ctf_table: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: 0.8 to 2.5 um)")] = (
+        None
+    )
+    """Draw defocus, voltage and so on from the rows of a cryoDRGN ctf.pkl or a STAR file."""
+    poses: Annotated[Path | None, arg(metavar="STAR", help_behavior_hint="(default: uniform)")] = None
+    """Draw the orientations from the rows of a STAR file, for a real distribution of views."""
+    max_shift: Annotated[float, arg(metavar="PX")] = 3.0
+    """Particles lie off the centre by up to this many pixels in x and in y."""
+    angle_error: Annotated[float, arg(metavar="DEG")] = 0.0
+    """Standard deviation in degrees of errors in the STAR file's orientations, about each axis."""
+    shift_error: Annotated[float, arg(metavar="PX")] = 0.0
+    """Standard deviation in pixels of errors in the STAR file's origins."""
+    defocus_error: Annotated[float, arg(metavar="A")] = 0.0
+    """Standard deviation in A of errors in the STAR file's defoci."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """The same seed and options give the same files."""
+    threads: Threads = 0
+    overwrite: Overwrite = False
+    quiet: Quiet = False
 
     def run(self) -> None:
         from gem3d.progress import Reporter
         from gem3d.simulate import simulate
 
+        _use_threads(self.threads)
         reporter = Reporter(quiet=self.quiet)
-        with reporter.task("images") as report:
+        with reporter.recording(), reporter.stage("simulate", "images") as report:
             made = simulate(
                 self.source,
                 self.out,
                 self.particles,
-                self.box_size_px,
-                self.pixel_size_A,
+                self.box_size,
+                self.pixel_size,
                 self.snr,
                 seed=self.seed,
                 ctf=self.ctf,
                 ctf_table=self.ctf_table,
                 poses=self.poses,
-                max_shift_px=self.max_shift_px,
-                envelope_bfactor_A2=self.envelope_bfactor_A2,
-                angle_error_deg=self.angle_error_deg,
-                shift_error_px=self.shift_error_px,
-                defocus_error_A=self.defocus_error_A,
+                max_shift_px=self.max_shift,
+                envelope_bfactor_A2=self.envelope_bfactor,
+                angle_error_deg=self.angle_error,
+                shift_error_px=self.shift_error,
+                defocus_error_A=self.defocus_error,
                 overwrite=self.overwrite,
                 progress=report,
             )
         reporter.say(f"{made.star}: {self.particles} particles; truth in {made.truth}")
 
 
-@dataclass(frozen=True)
-class Fsc:
-    """Compare two maps by their Fourier shell correlation."""
-
-    a: tyro.conf.Positional[Path]
-    b: tyro.conf.Positional[Path]
-    mask: Path | None = None
-
-    def run(self) -> None:
-        from gem3d.assess import fourier_shell_correlation, resolution_at
-        from gem3d.errors import MapError
-        from gem3d.maps import read_map
-
-        a, b = read_map(self.a), read_map(self.b)
-        if a.values.shape != b.values.shape:
-            raise MapError(f"{self.b}: {b.values.shape} voxels, {self.a} has {a.values.shape}; resample one")
-        mask = None if self.mask is None else read_map(self.mask).values
-        curve = fourier_shell_correlation(a.values, b.values, mask)
-        box_size, pixel_size_A = a.values.shape[0], a.voxel_size_A
-        print("shell,resolution_A,fsc")
-        for shell, value in enumerate(curve):
-            print(
-                f"{shell},{'' if shell == 0 else format(box_size * pixel_size_A / shell, '.3f')},{value:.4f}"
-            )
-        for threshold in (0.5, 0.143):
-            found = resolution_at(curve, threshold, pixel_size_A, box_size)
-            print(
-                f"# FSC {threshold}: "
-                + (f"{found.resolution_A:.2f} A" if found.resolution_A else str(found.reason))
-            )
-
-
+@helped_by_docstrings
 @dataclass(frozen=True)
 class Render:
-    """Evaluate saved Gaussians on a grid and write the map."""
+    """Evaluate saved Gaussians on any grid and write the map.
 
-    gaussians: tyro.conf.Positional[Path]
-    out: Path
-    """MRC file to write."""
-    box_size_px: int | None = None
-    """Voxels along each side; by default the box they were fitted in."""
-    pixel_size_A: float | None = None
-    """Voxel size; by default that of the particles."""
+    The result overlays the maps of the run in ChimeraX, whatever its box, pixel size and centre.
+    """
+
+    gaussians: Annotated[PathArgument, arg(metavar="GAUSSIANS")]
+    """gaussians.safetensors of a run."""
+    out: Annotated[Path, arg(metavar="MRC")]
+    """File to write."""
+    box_size: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: that of the run)")] = None
+    """Voxels along each side; by default as many as the width of the run's box needs."""
+    pixel_size: Annotated[float | None, arg(metavar="A", help_behavior_hint="(default: that of the run)")] = (
+        None
+    )
+    """Voxel size in A. Smaller voxels give a smoother surface, not more detail."""
+    centre: Annotated[
+        tuple[float, float, float] | None,
+        arg(metavar="X Y Z", help_behavior_hint="(default: the centre of the run's box)"),
+    ] = None
+    """Centre of the region in A, in the coordinates that ChimeraX shows for map.mrc of the run (its first voxel is
+    at 0 0 0). With --box-size it cuts out a part."""
+    overwrite: Overwrite = False
 
     def run(self) -> None:
-        from gem3d.gaussians import load_gaussians
+        from gem3d.errors import RunDirectoryError
         from gem3d.maps import write_map
+        from gem3d.progress import Reporter
+        from gem3d.render import render
 
-        gaussians, box_size, pixel_size_A = load_gaussians(self.gaussians)
-        box_size, pixel_size_A = self.box_size_px or box_size, self.pixel_size_A or pixel_size_A
-        write_map(self.out, gaussians.density(box_size, pixel_size_A).numpy(), pixel_size_A)
+        if self.out.exists() and not self.overwrite:
+            raise RunDirectoryError(f"{self.out}: exists; choose another name, or use --overwrite")
+        reporter = Reporter()
+        with reporter.recording():
+            found = render(
+                self.gaussians,
+                box_size_px=self.box_size,
+                pixel_size_A=self.pixel_size,
+                centre_A=self.centre,
+            )
+            write_map(self.out, found.values, found.voxel_size_A, found.origin_A)
+        n = found.values.shape[0]
+        corner = " ".join(f"{x:g}" for x in found.origin_A)
+        reporter.say(
+            f"{self.out}: {n} x {n} x {n} voxels of {found.voxel_size_A:g} A, first one at {corner} A"
+        )
 
 
+@helped_by_docstrings
+@dataclass(frozen=True)
+class Fsc:
+    """Compare two maps by their Fourier shell correlation.
+
+    Prints a table and where the curve falls below 0.5 and 0.143: gem3d fsc a.mrc b.mrc > fsc.csv
+    """
+
+    a: Annotated[PathArgument, arg(metavar="MAP")]
+    """A map (MRC)."""
+    b: Annotated[PathArgument, arg(metavar="MAP")]
+    """Another, of the same box and pixel size."""
+    mask: Annotated[Path | None, arg(metavar="MRC", help_behavior_hint="(default: no mask)")] = None
+    """Map in 0 to 1 that both are multiplied by first. Sharp or tight masks inflate the FSC."""
+    pixel_size: Annotated[
+        float | None, arg(metavar="A", help_behavior_hint="(default: from the headers)")
+    ] = None
+    """Pixel size in A, where the headers do not say it or are wrong."""
+
+    def run(self) -> None:
+        from gem3d.compare import compare_maps
+        from gem3d.progress import Reporter
+
+        with Reporter().recording():
+            print(compare_maps(self.a, self.b, mask_file=self.mask, pixel_size_A=self.pixel_size), end="")
+
+
+@helped_by_docstrings
 @dataclass(frozen=True)
 class Demo:
-    """Simulate a small set from a packaged structure, reconstruct it, and compare it with the truth."""
+    """Simulate a small set from a packaged structure, reconstruct it, and compare it with the truth.
 
-    out: Path = Path("gem3d_demo")
-    particles: int = 4000
-    overwrite: bool = False
-    quiet: bool = False
+    Takes a minute or two.
+    """
+
+    out: Annotated[Path, arg(metavar="DIR")] = Path("gem3d_demo")
+    """Folder for the simulated set and its reconstruction."""
+    particles: Annotated[int, arg(metavar="N")] = 4000
+    """How many images. More take longer and reach finer detail."""
+    box_size: Annotated[int, arg(metavar="PX")] = 96
+    """Side of the images in pixels; the box is 211 A wide whatever it is. Fewer are faster and coarser."""
+    threads: Threads = 0
+    overwrite: Overwrite = False
+    quiet: Quiet = False
 
     def run(self) -> None:
         from gem3d.demo import demo
 
-        print(demo(self.out, n_particles=self.particles, overwrite=self.overwrite, quiet=self.quiet))
+        result = demo(
+            self.out,
+            n_particles=self.particles,
+            box_size_px=self.box_size,
+            threads=self.threads,
+            overwrite=self.overwrite,
+            quiet=self.quiet,
+        )
+        if not self.quiet:
+            _print_summary(result.reconstruction.summary, result.folder)
+        print(result.verdict)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -168,25 +247,90 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": Demo,
 }
 
+DESCRIPTION = """Cryo-EM maps made of Gaussians, from particle images with known poses.
+
+Begin with `gem3d demo`, then `gem3d reconstruct particles.star --out results`.
+Each command explains itself: `gem3d reconstruct --help`. Maps are MRC files, lengths are in A (angstroms)."""
+
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point; exits with 2 where the input is at fault."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, args=arguments, prog="gem3d", description="Cryo-EM maps made of Gaussians."
-    )
+    """Entry point. Exits with 2 where the input is at fault, 1 where the program is, 130 on Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"gem3d {version('gem3d')}")
+        return
     try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            args=arguments or ["--help"],
+            prog="gem3d",
+            description=DESCRIPTION,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
         command.run()
     except Gem3dError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"gem3d: {error}", markup=False)
+        _complain(f"gem3d: {error}")
         sys.exit(2)
+    except KeyboardInterrupt:
+        _complain("gem3d: interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python must not try to write the rest to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            _complain("gem3d: not enough memory; try --max-resolution, fewer --gaussians, or a smaller box")
+            sys.exit(2)
+        traceback.print_exc()
+        _complain(
+            "gem3d: this is a fault of gem3d, not of your input. Please report it to its maintainers with the "
+            "lines above, the command, and run.log from the output folder."
+        )
+        sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch raises a plain RuntimeError.
+    return isinstance(error, MemoryError) or "allocate memory" in str(error)
+
+
+def _use_threads(n_threads: int) -> None:
+    from gem3d.errors import SettingsError
+    from gem3d.runtime import available_threads, set_threads
+
+    if n_threads < 0:
+        raise SettingsError(f"--threads {n_threads}: give a positive number, or 0 for all cores")
+    set_threads(n_threads or available_threads())
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
-    table = Table(show_header=False)
-    table.add_row("resolution (calibrated FSC)", summary["resolution"]["claim"])
-    for name, seconds in summary["seconds"].items():
-        table.add_row(name, f"{seconds:.1f} s")
-    table.add_row("images/s", f"{summary['images_per_second']:.0f}")
-    table.add_row("peak memory", f"{summary['peak_memory_GB']:.2f} GB")
-    table.add_row("final map", str(out / "map.mrc"))
-    Console(stderr=True).print(table)
+    resolution, seconds = summary["resolution"], summary["seconds"]
+    masked = resolution["masked"]
+    counts, gaussians, steps = summary["particles"], summary["gaussians"], summary["steps"]
+    slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)
+    where = ", ".join(f"{name} {seconds[name]:.1f}" for name in slowest if seconds[name] >= 0.1)
+    table = Table(show_header=False, title=f"gem3d: {out}", title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, value in (
+        ("resolution", f"{resolution['claim']}"),
+        ("", "calibrated FSC 0.143: what the half maps are worth against the truth"),
+        ("ordinary FSC", f"{masked['resolution_A']:.2f} A" if masked["resolution_A"] else masked["reason"]),
+        ("", "masked half maps, FSC 0.143; optimistic, as the maps have a prior"),
+        ("particles", f"{counts['half1'] + counts['half2']} ({counts['half1']} and {counts['half2']})"),
+        ("Gaussians", f"{gaussians['half1']} and {gaussians['half2']}, final map {gaussians['final']}"),
+        ("steps", ", ".join(f"{name} {' + '.join(map(str, steps[name]))}" for name in steps)),
+        ("time", f"{sum(seconds.values()):.1f} s: {where}; {summary['images_per_second']:.0f} images/s read"),
+        ("peak memory", f"{summary['peak_memory_GB']:.2f} GB"),
+        ("warnings", f"{len(summary['warnings'])}, see run.log" if summary["warnings"] else "none"),
+        ("final map", str(out / "map.mrc")),
+        ("to deposit", f"{out / 'linear_half1.mrc'}, linear_half2.mrc"),
+        ("curves, figures", f"{out / 'fsc.csv'}, summary.json, run.log"),
+    ):
+        table.add_row(name, value, style="dim" if not name else None)
+    Console(stderr=True, highlight=False).print(table)

@@ -1,39 +1,117 @@
-"""Progress of long work, with an estimate of the time left."""
+"""What the user sees while the program works: lines, warnings, bars with the time left; and the run's log."""
 
 from __future__ import annotations
 
+import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from gem3d.errors import Gem3dError, Gem3dWarning
+from gem3d.run_log import RunLog
+
 Report = Callable[[int, int], None]
 
 
 class Reporter:
-    """Says what is being done, on standard error; silent when quiet."""
+    """Says what is being done on standard error, unless quiet, and in the log, always.
+
+    Attributes
+    ----------
+    log: kept in memory until it is given a file.
+    seconds: of each finished stage, by name.
+    warnings: every warning so far.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.log = RunLog()
+        self.seconds: dict[str, float] = {}
+        self.warnings: list[str] = []
 
     def say(self, message: str) -> None:
         """Print one line."""
-        self.console.print(message)
+        self.console.print(message, markup=False)
+        self.log.write(message)
+
+    def warn(self, message: str) -> None:
+        """Print a warning and keep it."""
+        self.warnings.append(message)
+        self.console.print(f"warning: {message}", style="yellow", markup=False)
+        self.log.write(f"WARNING {message}")
 
     @contextmanager
-    def task(self, description: str) -> Iterator[Report]:
-        """Show a bar with an estimate of the time left while the block runs; yields `report(done, total)`."""
-        columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console) as bar:
-            task = bar.add_task(description, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+    def recording(self) -> Iterator[None]:
+        """Show and log every Python warning of the block, and log the error that ends it; closes the log."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Gem3dWarning)
+            warnings.showwarning = self._show_warning
+            try:
+                yield
+            except Gem3dError as error:
+                self.log.write(f"ERROR {error}")
+                raise
+            except KeyboardInterrupt:
+                self.log.write("ERROR interrupted")
+                raise
+            except BaseException:
+                self.log.write(f"ERROR in gem3d itself\n{traceback.format_exc()}")
+                raise
+            finally:
+                self.log.close()
+
+    @contextmanager
+    def stage(self, name: str, unit: str = "") -> Iterator[Report]:
+        """Time a stretch of work and show a bar with an estimate of the time left; yields `report(done, total)`.
+
+        Parameters
+        ----------
+        unit: what is counted ("images"); without one the bar shows a share.
+        """
+        self.log.write(f"{name}: begun")
+        start = time.perf_counter()
+        count = TextColumn("{task.completed:.0f}/{task.total:.0f} " + unit)
+        with Progress(
+            TextColumn("{task.description:<16}"),
+            BarColumn(24),
+            *([count] if unit else [TaskProgressColumn()]),
+            TextColumn("[dim]took"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        ) as bar:
+            task = bar.add_task(name, total=100)
+
+            def report(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            yield report
             # A fit may stop before its last step: the bar is then full, not stuck.
-            bar.update(task, total=bar.tasks[0].completed)
+            done = bar.tasks[0].completed
+            bar.update(task, completed=done or 100, total=done or 100)
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+        self.log.write(f"{name}: {self.seconds[name]:.1f} s")
+
+    def _show_warning(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: object = None,
+        line: str | None = None,
+    ) -> None:
+        ours = issubclass(category, Gem3dWarning)
+        self.warn(str(message) if ours else f"{category.__name__}: {message} ({filename}, line {lineno})")

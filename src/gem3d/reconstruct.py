@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from gem3d import run_directory
@@ -32,19 +32,24 @@ from gem3d.assess import (
     sharpen_and_weight,
 )
 from gem3d.assess.shells import FloatVolume
-from gem3d.errors import MapError
+from gem3d.errors import Gem3dWarning, MapError, ParticleFileError, SettingsError
 from gem3d.fit.accumulate import HalfSet, accumulate, assign_halves
 from gem3d.fit.volume import STAGES, Stage, VolumeFit, fit_volume, support_of
 from gem3d.gaussians import Gaussians, initialise_from_map, initialise_random, save_gaussians, save_ply
 from gem3d.maps import read_map, write_map
 from gem3d.particles import ImageSource, read_particles
 from gem3d.progress import Reporter
-from gem3d.runtime import available_threads, peak_memory_GB, set_threads
+from gem3d.runtime import available_threads, kernels_are_compiled, peak_memory_GB, set_threads
 from gem3d.settings import ReconstructSettings
 
 # Volume of the particle that one Gaussian stands for when their number is chosen automatically.
 VOLUME_PER_GAUSSIAN_A3 = 40.0
 START_LOW_PASS_A = 2.4
+# Where no diameter is given, the background lies outside this share of the box.
+BACKGROUND_DIAMETER_BOXES = 0.9
+# A particle or a resolution smaller than this in the image is a slip of the unit.
+FEWEST_PIXELS_ACROSS = 8
+FEWEST_SHELLS = 4
 # Steps for the final map, which starts from the mean of the half maps.
 FINAL_STAGES = (Stage(1.0, 12),)
 
@@ -71,17 +76,6 @@ class Reconstruction:
     summary: dict[str, Any]
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
-
-
 def reconstruct(
     particle_file: str | Path, out: str | Path, settings: ReconstructSettings | None = None
 ) -> Reconstruction:
@@ -98,50 +92,69 @@ def reconstruct(
         if the input or the settings are at fault.
     """
     settings = settings or ReconstructSettings()
-    out = Path(out)
-    reporter, clock = Reporter(quiet=settings.quiet), _Clock()
-    set_threads(settings.threads or available_threads())
+    reporter = Reporter(quiet=settings.quiet)
+    with reporter.recording():
+        return _reconstruct(particle_file, Path(out), settings, reporter)
 
-    with clock.stage("read particles"):
-        particles = read_particles(
-            particle_file, ctf=settings.ctf, ignore_extras=settings.ignore_optics_extras
-        )
-        images = ImageSource(particles, settings.datadir)
-        particles = images.particles
-        halves = assign_halves(
-            particles.half_set, settings.seed, random=settings.halves == "random", source=str(particle_file)
-        )
-    box_size, pixel_size_A = images.box_size_px, particles.pixel_size_A
-    given_mask = None if settings.mask is None else _read_mask(settings.mask, box_size)
+
+def _reconstruct(
+    particle_file: str | Path, out: Path, settings: ReconstructSettings, reporter: Reporter
+) -> Reconstruction:
+    run_directory.check(out, overwrite=settings.overwrite)
+    threads = settings.threads or available_threads()
+    set_threads(threads)
+    _log_start(reporter, particle_file, settings, threads)
+
+    with reporter.stage("read particles"):
+        images, halves = _read_particles(particle_file, settings)
+    particles, box_size, pixel_size_A = images.particles, images.box_size_px, images.particles.pixel_size_A
+    diameter_A = _diameter_A(settings.particle_diameter_A, box_size, pixel_size_A)
+    last_shell = _last_shell(settings.max_resolution_A, box_size, pixel_size_A)
+    given_mask = None if settings.mask is None else _read_mask(settings.mask, box_size, pixel_size_A)
     run_directory.prepare(out, overwrite=settings.overwrite)
-    reporter.say(f"{len(particles)} particles, box {box_size} px, {pixel_size_A:g} A/px")
+    reporter.log.open(out / run_directory.RUN_LOG)
+    counts = [int((halves == half).sum()) for half in (1, 2)]
+    reporter.say(
+        f"{len(particles)} particles ({counts[0]} and {counts[1]}), box {box_size} px, {pixel_size_A:g} A/px"
+    )
+    if not kernels_are_compiled():
+        reporter.say("first run here: kernels are compiled once, which takes up to half a minute")
 
-    diameter_A = settings.particle_diameter_A or 0.9 * box_size * pixel_size_A
-    with clock.stage("accumulate"), reporter.task("images") as report:
+    with reporter.stage("accumulate", "images") as report:
         sets = accumulate(
             images,
             halves,
             seed=settings.seed,
             particle_radius_px=diameter_A / pixel_size_A / 2,
             normalise=settings.normalise,
+            radius=last_shell,
             progress=report,
         )
-    with clock.stage("linear maps"):
-        linear: tuple[FloatVolume, FloatVolume] = (_linear(sets[0]), _linear(sets[1]))
-        for number, values in enumerate(linear, start=1):
-            write_map(out / f"linear_half{number}.mrc", values, pixel_size_A)
+    # Every image has been read: from here on there will be new results.
+    run_directory.remove_results(out)
+    with reporter.stage("linear maps", "maps") as report:
+        linear_maps: list[FloatVolume] = []
+        for number, half in enumerate(sets, start=1):
+            linear_maps.append(_linear(half))
+            write_map(out / f"linear_half{number}.mrc", linear_maps[-1], pixel_size_A)
+            report(number, 2)
+        linear = (linear_maps[0], linear_maps[1])
 
     fits: list[VolumeFit] = []
     for number, (half, values) in enumerate(zip(sets, linear, strict=True), start=1):
-        with clock.stage(f"fit half {number}"), reporter.task(f"fit half map {number}") as report:
+        with reporter.stage(f"fit half {number}", "steps at most") as report:
             fits.append(_fit_half(half, values, number, diameter_A, settings, report))
+        reporter.log.write(
+            f"fit half {number}: {len(fits[-1].gaussians)} Gaussians, steps {fits[-1].steps}, held-out loss "
+            f"per particle at the end {fits[-1].held_out_loss[-1:]}"
+        )
         write_map(
             out / f"half{number}.mrc", _density(fits[-1].gaussians, box_size, pixel_size_A), pixel_size_A
         )
-    with clock.stage("fit final map"), reporter.task("fit final map") as report:
+    with reporter.stage("fit final map", "steps") as report:
         final = _fit_final(fits, sets, report)
 
-    with clock.stage("assess"):
+    with reporter.stage("assess") as report:
         mean_linear = np.asarray((linear[0] + linear[1]) / 2, dtype=np.float32)
         mask = given_mask
         if mask is None:
@@ -149,8 +162,17 @@ def reconstruct(
         densities = [_density(fit.gaussians, box_size, pixel_size_A) for fit in fits]
         half_maps = (densities[0], densities[1])
         unfiltered = _density(final.gaussians, box_size, pixel_size_A)
-        corrected = mask_corrected_fsc(*half_maps, mask, pixel_size_A, seed=settings.seed)
+        corrected = mask_corrected_fsc(
+            *half_maps, mask, pixel_size_A, seed=settings.seed, last_shell=last_shell
+        )
+        if corrected.mask_too_tight:
+            _warn(
+                "the mask fakes correlation at the resolution of the ordinary masked FSC (phase-randomised FSC "
+                "above 0.10): read the calibrated one, or give a softer --mask"
+            )
         linear_masked = fourier_shell_correlation(*linear, mask)
+        if last_shell is not None:
+            linear_masked = linear_masked[: last_shell + 1]
         calibrated = calibrated_fsc(
             *half_maps,
             *linear,
@@ -158,6 +180,8 @@ def reconstruct(
             pixel_size_A=pixel_size_A,
             particle_diameter_A=settings.particle_diameter_A,
             final_map=unfiltered,
+            last_shell=last_shell,
+            progress=report,
         )
         sharpened, guinier = _sharpen(unfiltered, calibrated, pixel_size_A, settings.bfactor_A2)
 
@@ -169,10 +193,12 @@ def reconstruct(
     rows = fsc_rows(corrected, linear_masked, calibrated, pixel_size_A=pixel_size_A, box_size=box_size)
     run_directory.write_csv(out / "fsc.csv", FSC_COLUMNS, rows)
     summary = _summary(
-        settings, particle_file, halves, fits, final, corrected, linear_masked, calibrated, guinier, clock,
-        pixel_size_A=pixel_size_A, box_size=box_size,
+        settings, particle_file, halves, fits, final, corrected, linear_masked, calibrated, guinier, reporter,
+        pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
     )  # fmt: skip
     run_directory.write_json(out / "summary.json", summary)
+    reporter.log.write(f"resolution (calibrated FSC 0.143): {summary['resolution']['claim']}")
+    reporter.log.write(f"peak memory {summary['peak_memory_GB']:.2f} GB; done")
     return Reconstruction(
         sharpened,
         unfiltered,
@@ -183,6 +209,81 @@ def reconstruct(
         calibrated,
         summary,
     )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, Gem3dWarning, stacklevel=2)
+
+
+def _log_start(
+    reporter: Reporter, particle_file: str | Path, settings: ReconstructSettings, threads: int
+) -> None:
+    found = ", ".join(f"{name} {number}" for name, number in _versions().items())
+    reporter.log.write(f"gem3d {version('gem3d')}; {found}; threads: {threads}")
+    reporter.log.write(f"particle file {Path(particle_file).absolute()}")
+    reporter.log.write(f"settings {json.dumps(asdict(settings), default=str)}")
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "numpy", "scipy", "numba", "gemmi", "mrcfile")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in names},
+    }
+
+
+def _read_particles(
+    particle_file: str | Path, settings: ReconstructSettings
+) -> tuple[ImageSource, NDArray[np.int8]]:
+    """Particles whose stacks are all there, and the half set of each."""
+    particles = read_particles(particle_file, ctf=settings.ctf, ignore_extras=settings.ignore_optics_extras)
+    images = ImageSource(particles, settings.datadir)
+    drawn = settings.halves == "random"
+    if not drawn and not images.particles.half_set.any():
+        _warn(
+            f"{particle_file}: column rlnRandomSubset is missing, so the half sets are drawn at random; if all "
+            "particles were refined together, the half maps are not independent and the resolution is optimistic"
+        )
+    halves = assign_halves(images.particles.half_set, settings.seed, random=drawn, source=str(particle_file))
+    for half in (1, 2):
+        if not (halves == half).any():
+            raise ParticleFileError(
+                f"{particle_file}: column rlnRandomSubset: no particle is in half set {half}; complete the "
+                "file, or ask for random halves (--halves random)"
+            )
+    return images, halves
+
+
+def _diameter_A(given_A: float | None, box_size: int, pixel_size_A: float) -> float:
+    if given_A is None:
+        return BACKGROUND_DIAMETER_BOXES * box_size * pixel_size_A
+    smallest_A, largest_A = FEWEST_PIXELS_ACROSS * pixel_size_A, (box_size - 2) * pixel_size_A
+    if not smallest_A <= given_A <= largest_A:
+        raise SettingsError(
+            f"--particle-diameter {given_A:g}: give {smallest_A:.0f} to {largest_A:.0f} A; the box is "
+            f"{box_size * pixel_size_A:.0f} A wide and needs some background"
+        )
+    return given_A
+
+
+def _last_shell(max_resolution_A: float | None, box_size: int, pixel_size_A: float) -> int | None:
+    """Last Fourier shell to use; None for the last before Nyquist."""
+    if max_resolution_A is None:
+        return None
+    if max_resolution_A < 2 * pixel_size_A:
+        _warn(
+            f"--max-resolution {max_resolution_A:g} is finer than Nyquist; {2 * pixel_size_A:g} A is used, two "
+            "pixels"
+        )
+        return None
+    shell = int(box_size * pixel_size_A / max_resolution_A + 1e-6)
+    if shell < FEWEST_SHELLS:
+        raise SettingsError(
+            f"--max-resolution {max_resolution_A:g}: leaves {shell} Fourier shells of a box of "
+            f"{box_size * pixel_size_A:.0f} A; give {box_size * pixel_size_A / FEWEST_SHELLS:.1f} A or finer"
+        )
+    return shell if shell < (box_size - 1) // 2 else None
 
 
 def _fit_half(
@@ -247,11 +348,23 @@ def _sharpen(
     ), guinier
 
 
-def _read_mask(path: Path, box_size: int) -> FloatVolume:
-    mask = read_map(path).values
+def _read_mask(path: Path, box_size: int, pixel_size_A: float) -> FloatVolume:
+    found = read_map(path)
+    mask = np.asarray(found.values, dtype=np.float32)
     if mask.shape != (box_size,) * 3:
-        raise MapError(f"{path}: the mask has {mask.shape} voxels, the box {box_size}; resample it")
-    return np.asarray(mask, dtype=np.float32)
+        size = " x ".join(str(n) for n in mask.shape[::-1])
+        raise MapError(
+            f"{path}: the mask has {size} voxels, the particles need {box_size} x {box_size} x {box_size}; "
+            "resample it to their box and pixel size"
+        )
+    if mask.min() < -1e-3 or mask.max() > 1 + 1e-3 or mask.max() <= 0:
+        raise MapError(f"{path}: values from {mask.min():g} to {mask.max():g}; a mask lies between 0 and 1")
+    if found.voxel_size_A > 0 and abs(found.voxel_size_A / pixel_size_A - 1) > 0.01:
+        _warn(
+            f"{path}: the mask's voxels are {found.voxel_size_A:g} A wide, the particles' pixels "
+            f"{pixel_size_A:g} A; it is used as if they were alike"
+        )
+    return mask
 
 
 def describe_claim(claim: ResolutionClaim) -> str:
@@ -274,10 +387,11 @@ def _summary(
     linear_masked: np.ndarray,
     calibrated: CalibratedFSC,
     guinier: GuinierFit | None,
-    clock: _Clock,
+    reporter: Reporter,
     *,
     pixel_size_A: float,
     box_size: int,
+    threads: int,
 ) -> dict[str, Any]:
     """Everything needed to quote and to repeat the run."""
 
@@ -286,13 +400,11 @@ def _summary(
 
     return {
         "gem3d": version("gem3d"),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": _versions(),
         "particle_file": str(particle_file),
         "settings": asdict(settings),
+        "device": "cpu",
+        "threads": threads,
         "particles": {"half1": int((halves == 1).sum()), "half2": int((halves == 2).sum())},
         "box_size_px": box_size,
         "pixel_size_A": pixel_size_A,
@@ -311,7 +423,8 @@ def _summary(
             "linear_masked": crossing(linear_masked),
         },
         "guinier": None if guinier is None else asdict(guinier),
-        "seconds": clock.seconds,
-        "images_per_second": round(len(halves) / clock.seconds["accumulate"], 1),
+        "seconds": reporter.seconds,
+        "images_per_second": round(len(halves) / reporter.seconds["accumulate"], 1),
         "peak_memory_GB": round(peak_memory_GB(), 3),
+        "warnings": reporter.warnings,
     }

@@ -1,4 +1,4 @@
-"""What a run writes: one folder, every file whole or not there."""
+"""What a run writes: one folder of known names, every file whole or not there."""
 
 from __future__ import annotations
 
@@ -9,13 +9,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gem3d.atomic import replacing
 from gem3d.errors import RunDirectoryError
+
+RUN_LOG = "run.log"
+RESULTS = (
+    "map.mrc",
+    "map_unfiltered.mrc",
+    "half1.mrc",
+    "half2.mrc",
+    "linear_half1.mrc",
+    "linear_half2.mrc",
+    "mask.mrc",
+    "gaussians.safetensors",
+    "gaussians.ply",
+    "fsc.csv",
+    "summary.json",
+)
+"""Every file of a finished run but its log."""
+
+
+def check(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds files, unless `overwrite`; the log that a failed run left does not count.
+
+    Raises
+    ------
+    RunDirectoryError
+    """
+    if out.exists() and not out.is_dir():
+        raise RunDirectoryError(f"{out}: is a file; give a folder with --out")
+    if not overwrite and out.is_dir() and any(path.name != RUN_LOG for path in out.iterdir()):
+        raise RunDirectoryError(
+            f"{out}: the folder is not empty; choose another, or use --overwrite to replace the results in it"
+        )
 
 
 def prepare(out: Path, *, overwrite: bool) -> None:
-    """Make the output folder; one that holds files is refused unless `overwrite`."""
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise RunDirectoryError(f"{out}: the folder is not empty; choose another, or use --overwrite")
+    """Make the output folder and see that it can be written; nothing in it is touched."""
+    check(out, overwrite=overwrite)
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".gem3d.partial"
@@ -27,11 +58,16 @@ def prepare(out: Path, *, overwrite: bool) -> None:
         ) from error
 
 
+def remove_results(out: Path) -> None:
+    """Remove the results of an earlier run, so that old and new ones never stand side by side."""
+    for name in RESULTS:
+        (out / name).unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

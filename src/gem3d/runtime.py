@@ -37,6 +37,11 @@ def choose_kernel_cache() -> None:
     os.environ["NUMBA_CACHE_DIR"] = str(cache)
 
 
+def kernels_are_compiled() -> bool:
+    """Whether an earlier run has left compiled kernels in the cache."""
+    return any(Path(os.environ.get("NUMBA_CACHE_DIR", ".")).rglob("*.nbi"))
+
+
 def available_threads() -> int:
     """Number of cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):

@@ -1,57 +1,103 @@
-"""What the user chooses: the command line, the API and summary.json read this one class."""
+"""What the user chooses: the command line, the API and summary.json read this one class.
+
+The text under each field is the option's help.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 from gem3d.errors import SettingsError
+from gem3d.option_help import Flag, helped_by_docstrings
 
 
+@helped_by_docstrings
 @dataclass(frozen=True)
 class ReconstructSettings:
-    """Settings of a reconstruction.
+    """Settings of a reconstruction; the defaults suit a refined set of a single particle."""
 
-    Attributes
-    ----------
-    datadir: folder that the image paths in the particle file are relative to.
-    gaussians: how many Gaussians for a half map, or "auto".
-    init: start from the low-passed linear map of the same half, or at random.
-    threads: cores to use; 0 for all.
-    seed: of everything drawn at random.
-    particle_diameter_A: outside it lies background; None for 0.9 of the box.
-    mask: map file used for measuring instead of the automatic mask.
-    halves: as the particle file says ("auto"), or drawn at random.
-    ctf: False for images without a CTF.
-    normalise: subtract the mean of each image's background and divide by its standard deviation.
-    ignore_optics_extras: go on where the file holds beam tilt, aberrations or a magnification matrix.
-    bfactor_A2: for sharpening, instead of the one from the Guinier plot.
-    overwrite: replace an existing output folder's files.
-    quiet: print errors only.
-    """
-
-    datadir: Path | None = None
-    gaussians: int | Literal["auto"] = "auto"
+    datadir: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: the folder of the STAR file)")
+    ] = None
+    """Folder that the image paths in the particle file begin in: for RELION, the project folder. Give it when the
+    stacks are not found."""
+    fit: Annotated[Literal["volume", "images"], arg(metavar="{volume}")] = "volume"
+    """How the Gaussians are fitted: `volume` reads every image once and fits to their normal equations. Fitting
+    image by image is not there yet."""
+    gaussians: Annotated[int | Literal["auto"], arg(metavar="N|auto")] = "auto"
+    """Gaussians of a half map; the final map has twice as many. `auto` goes by the volume of the particle. More
+    follow finer detail and cost memory and time."""
     init: Literal["map", "random"] = "map"
-    threads: int = 0
-    seed: int = 0
-    particle_diameter_A: float | None = None
-    mask: Path | None = None
+    """Where the Gaussians start: drawn from the low-passed linear map of the same half, or at random in a sphere
+    (to see that the start does not matter)."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], arg(metavar="{auto,cpu}")] = "auto"
+    """Where to compute. GPUs are not there yet, so `auto` means `cpu`."""
+    threads: Annotated[int, arg(metavar="N", help_behavior_hint="(default: 0, all cores)")] = 0
+    """CPU cores to use. Fewer, to leave some for others. The same seed and number give the same maps, bit for
+    bit."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Seed of everything drawn at random. Change it to see how much chance matters."""
+    particle_diameter_A: Annotated[
+        float | None,
+        arg(name="particle-diameter", metavar="A", help_behavior_hint="(default: 0.9 of the box)"),
+    ] = None
+    """Diameter in A of a sphere around the centre that holds the particle. What lies outside is background: the
+    images are normalised and their noise is measured there. Give it when neighbours crowd the box."""
+    mask: Annotated[Path | None, arg(metavar="MRC", help_behavior_hint="(default: drawn from the map)")] = (
+        None
+    )
+    """Map in 0 to 1, on the box of the particles, used for measuring (FSC and resolution). Give it when the
+    automatic mask is wrong (look at mask.mrc), as for membranes or flexible parts."""
+    max_resolution_A: Annotated[
+        float | None,
+        arg(name="max-resolution", metavar="A", help_behavior_hint="(default: Nyquist, two pixels)"),
+    ] = None
+    """Finest resolution in A to use. Nothing finer is read from the images, fitted or claimed; maps keep their box
+    and pixel size. Saves time and memory where the pixels are much finer than the expected resolution."""
     halves: Literal["auto", "random"] = "auto"
-    ctf: bool = True
-    normalise: bool = True
-    ignore_optics_extras: bool = False
-    bfactor_A2: float | None = None
-    overwrite: bool = False
-    quiet: bool = False
+    """Half sets: `auto` takes those of the particle file (rlnRandomSubset) and draws them where it has none;
+    `random` always draws. Halves that a refinement kept apart must stay apart, so leave this alone then."""
+    ctf: Flag = True
+    """The images have no CTF, as simulated or already corrected ones may; its columns are not read."""
+    normalise: Flag = True
+    """Leave the images as they are. Without this option each image's background is given mean 0 and standard
+    deviation 1, which harms nothing where it was done before."""
+    ignore_optics_extras: Flag = False
+    """Go on where the file asks for beam tilt, higher aberrations, a magnification matrix or premultiplied images,
+    none of which is modelled yet, as if it did not. Costs resolution."""
+    bfactor_A2: Annotated[
+        float | None,
+        arg(name="bfactor", metavar="A2", help_behavior_hint="(default: from the Guinier plot)"),
+    ] = None
+    """B factor in A^2 that the final map is sharpened by, positive to sharpen, 0 for none. Give it to compare maps
+    sharpened alike, or when the map looks too smooth or too noisy."""
+    overwrite: Flag = False
+    """Use the output folder though it holds files. Only the results of an earlier run are replaced, and only after
+    all images have been read."""
+    quiet: Flag = False
+    """Print errors only. Everything is in run.log all the same."""
 
     def __post_init__(self) -> None:
+        if self.fit != "volume":
+            raise SettingsError(f"--fit {self.fit}: not there yet; use --fit volume")
+        if self.device == "cuda":
+            raise SettingsError("--device cuda: GPUs are not there yet; use --device cpu")
         if self.gaussians != "auto" and self.gaussians < 1:
             raise SettingsError(f"--gaussians {self.gaussians}: give a positive number, or auto")
         if self.threads < 0:
             raise SettingsError(f"--threads {self.threads}: give a positive number, or 0 for all cores")
-        if self.particle_diameter_A is not None and self.particle_diameter_A <= 0:
-            raise SettingsError(
-                f"--particle-diameter-A {self.particle_diameter_A:g}: give a positive number of A"
-            )
+        if self.seed < 0:
+            raise SettingsError(f"--seed {self.seed}: give 0 or a positive number")
+        for option, value in (
+            ("--particle-diameter", self.particle_diameter_A),
+            ("--max-resolution", self.max_resolution_A),
+        ):
+            if value is not None and not 0 < value < math.inf:
+                raise SettingsError(f"{option} {value:g}: give a positive number of A")
+        if self.bfactor_A2 is not None and not math.isfinite(self.bfactor_A2):
+            raise SettingsError(f"--bfactor {self.bfactor_A2:g}: give a number of A^2")

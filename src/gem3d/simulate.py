@@ -5,6 +5,8 @@ image = CTF * exp(-B k^2 / 4) * (projection of the truth at the pose, moved by t
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d.atomic import replacing
-from gem3d.errors import RunDirectoryError, SettingsError
+from gem3d.errors import Gem3dWarning, RunDirectoryError, SettingsError
 from gem3d.maps import Map, read_map, write_map
 from gem3d.optics import contrast_transfer_function, ctf_coefficients
 from gem3d.particles import Particles, write_relion_star
@@ -26,6 +28,8 @@ from gem3d.structures import Structure, read_structure, structure_to_gaussians
 BATCH_SIZE = 64
 SNR_SAMPLE = 256
 """Images whose mean variance stands for that of all."""
+
+SMALLEST_BOX_PX, LARGEST_BOX_PX = 8, 4096
 
 MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".rec")
 
@@ -101,7 +105,19 @@ def simulate(
         if an input file is unreadable.
     """
     _check_settings(n_particles, box_size_px, pixel_size_A, snr)
-    _check_errors(max_shift_px, envelope_bfactor_A2, angle_error_deg, shift_error_px, defocus_error_A)
+    _check_errors(
+        max_shift=max_shift_px,
+        envelope_bfactor=envelope_bfactor_A2,
+        angle_error=angle_error_deg,
+        shift_error=shift_error_px,
+        defocus_error=defocus_error_A,
+    )
+    if max_shift_px >= box_size_px / 2:
+        raise SettingsError(f"--max-shift {max_shift_px:g}: moves particles out of a box of {box_size_px} px")
+    if not ctf and (ctf_table is not None or defocus_error_A > 0):
+        raise SettingsError("--no-ctf: leaves nothing for --ctf-table or --defocus-error to do; drop one")
+    if seed < 0:
+        raise SettingsError(f"--seed {seed}: give 0 or a positive number")
     # Independent streams: errors in the STAR file leave the images as they are, bit for bit.
     particle_rng, error_rng, noise_rng = np.random.default_rng(seed).spawn(3)
     out = Path(out)
@@ -125,10 +141,16 @@ def simulate(
         shift_error_px=shift_error_px,
         defocus_error_A=defocus_error_A,
     )
+    _check_folder(out, (stack, star, truth), overwrite)
+    source = read_source(source)
+    _warn_of_the_box(source, box_size_px, pixel_size_A)
     model = forward_model(source, box_size_px, pixel_size_A)
     noise_sd = np.sqrt(_signal_variance(model, true_particles, envelope_bfactor_A2) / snr)
 
-    _prepare_folder(out, (stack, star, truth), overwrite)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
     with replacing(stack) as temporary:
         _write_stack(
             temporary, model, true_particles, envelope_bfactor_A2, float(noise_sd), noise_rng, progress
@@ -139,14 +161,19 @@ def simulate(
     return Simulation(stack, star, truth, particles, true_particles, float(noise_sd))
 
 
+def read_source(source: str | Path | Structure | Map) -> Structure | Map:
+    """Read a structure or a map; paths are told apart by their suffix."""
+    if not isinstance(source, str | Path):
+        return source
+    path = Path(source)
+    return read_map(path) if path.suffix.lower() in MAP_SUFFIXES else read_structure(path)
+
+
 def forward_model(
     source: str | Path | Structure | Map, box_size_px: int, pixel_size_A: float
 ) -> ForwardModel:
-    """The model that projects a structure or a map; paths are told apart by their suffix."""
-    if isinstance(source, str | Path):
-        path = Path(source)
-        is_map = path.suffix.lower() in MAP_SUFFIXES
-        source = read_map(path) if is_map else read_structure(path)
+    """The model that projects a structure or a map."""
+    source = read_source(source)
     if isinstance(source, Map):
         return SliceModel(source, box_size_px, pixel_size_A)
     return GaussianModel(*structure_to_gaussians(source), box_size_px, pixel_size_A)
@@ -216,22 +243,47 @@ def _batches(particles: Particles) -> Iterator[Particles]:
 
 
 def _check_settings(n_particles: int, box_size_px: int, pixel_size_A: float, snr: float) -> None:
-    if n_particles < 1 or box_size_px < 8:
-        raise SettingsError(f"{n_particles} particles of {box_size_px} px: give at least 1 and at least 8 px")
-    if not (0 < pixel_size_A < np.inf and snr > 0):
-        raise SettingsError(f"pixel size {pixel_size_A} A and SNR {snr} must be positive")
+    if n_particles < 1:
+        raise SettingsError(f"--particles {n_particles}: give at least 1")
+    if not SMALLEST_BOX_PX <= box_size_px <= LARGEST_BOX_PX:
+        raise SettingsError(f"--box-size {box_size_px}: give {SMALLEST_BOX_PX} to {LARGEST_BOX_PX} pixels")
+    if not 0 < pixel_size_A < math.inf:
+        raise SettingsError(f"--pixel-size {pixel_size_A:g}: give a positive number of A")
+    if not snr > 0:
+        raise SettingsError(f"--snr {snr:g}: give a positive number, or inf for images without noise")
 
 
-def _check_errors(*values: float) -> None:
-    if not all(0 <= value < np.inf for value in values):
-        raise SettingsError(f"shift range, B factor and errors must be zero or positive, got {values}")
+def _check_errors(**options: float) -> None:
+    for name, value in options.items():
+        if not 0 <= value < math.inf:
+            raise SettingsError(f"--{name.replace('_', '-')} {value:g}: give 0 or a positive number")
 
 
-def _prepare_folder(out: Path, outputs: tuple[Path, ...], overwrite: bool) -> None:
+def _warn_of_the_box(source: Structure | Map, box_size_px: int, pixel_size_A: float) -> None:
+    """Warn where the source does not fit the images asked for."""
+    box_A = box_size_px * pixel_size_A
+    if isinstance(source, Map):
+        if source.voxel_size_A > pixel_size_A * 1.001:
+            _warn(
+                f"the map's voxels are {source.voxel_size_A:g} A wide: it holds nothing finer than "
+                f"{2 * source.voxel_size_A:g} A, though images of {pixel_size_A:g} A pixels could"
+            )
+        return
+    radius_A = float(np.linalg.norm(source.positions_A - source.positions_A.mean(axis=0), axis=1).max())
+    if 2 * radius_A > box_A:
+        _warn(
+            f"the structure reaches {radius_A:.0f} A from its centre and the box is only {box_A:.0f} A wide: "
+            "what lies outside is cut off; use a larger --box-size"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, Gem3dWarning, stacklevel=3)
+
+
+def _check_folder(out: Path, outputs: tuple[Path, ...], overwrite: bool) -> None:
     existing = [path.name for path in outputs if path.exists()]
     if existing and not overwrite:
-        raise RunDirectoryError(f"{out}: {', '.join(existing)} exist; choose another folder or overwrite")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunDirectoryError(f"{out}: cannot be made ({error}); choose another folder") from error
+        raise RunDirectoryError(
+            f"{out}: {', '.join(existing)} exist; choose another folder, or use --overwrite"
+        )
