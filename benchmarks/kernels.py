@@ -77,7 +77,7 @@ def _voxelize(context: Context) -> Iterator[Measurement]:
     shape = (size,) * 3
     # Voxels inside the ellipsoids: 4/3 pi cutoff^3 sqrt(det).
     roots = torch.linalg.det(voxelize_reference.unpack_symmetric(s.covariances)).sqrt()
-    samples = 4 / 3 * math.pi * voxelize_cpu.CUTOFF**3 * float(roots.sum())
+    samples = 4 / 3 * math.pi * voxelize_cpu.CUTOFF**3 * float(roots.detach().sum())
     case = f"{n:,} Gaussians, {size}^3"
     volume = voxelize(*parameters, shape)
     upstream = torch.ones_like(volume)
@@ -148,7 +148,8 @@ def _slices(context: Context) -> Iterator[Measurement]:
     ours = _ns(lambda: insert_slices(accumulator, weighted, rotations), samples)
     few = 4
     plain_ns = _ns(
-        lambda: insert_reference.insert_slices(accumulator, weighted[:few], rotations[:few]), few * per_image
+        lambda: insert_reference.insert_slices(accumulator, weighted[:few], s.rotations[:few]),
+        few * per_image,
     )
     floor = CORNERS * ACCUMULATOR_BYTES * _copy_ns_per_byte()
     yield from _rows("insert_slices", case, ours, f"plain torch, {few} images", plain_ns, "copy", floor)

@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 # gem3d first: it chooses the cache of compiled kernels before anything imports numba.
@@ -86,6 +87,9 @@ def run_one(found: Benchmark, context: Context, results: Path) -> int:
         return 0
     except CommandFailed as error:
         print(f"   failed: {error}", file=sys.stderr)
+        return 1
+    except Exception:  # one benchmark's fault must not cost the night's other results
+        traceback.print_exc()
         return 1
     print(f"\n## {found.name}\n\n{tables.render(rows)}\n")
     for note in tables.notes(rows):
