@@ -1,5 +1,7 @@
 """The Gaussian model, its starts and its files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from gem3d.errors import MapError
 from gem3d.gaussians import initialise_from_map, initialise_random, load_gaussians, save_gaussians, save_ply
+from gem3d.kernels.project import project
 
 
 @pytest.fixture
@@ -28,6 +31,48 @@ def test_covariance_is_the_rotated_diagonal(gaussians):
 def test_density_holds_the_mass(gaussians):
     density = gaussians.density(48, 2.0)
     assert float(density.sum()) * 2.0**3 == pytest.approx(100.0, rel=0.01)
+
+
+def images_of(gaussians, rotations, box=48, pixel_A=2.0):
+    return project(
+        gaussians.masses / pixel_A**3,
+        gaussians.centres_A / pixel_A,
+        gaussians.covariances_A2() / pixel_A**2,
+        torch.tensor(rotations, dtype=torch.float32),
+        torch.zeros(len(rotations), 2),
+        box,
+    )
+
+
+def test_every_view_has_the_mass_of_the_volume(gaussians):
+    rotations = Rotation.random(20, rng=np.random.default_rng(1)).as_matrix()
+    sums = images_of(gaussians, rotations).sum(dim=(1, 2)).numpy()
+    np.testing.assert_allclose(sums, float(gaussians.density(48, 2.0).sum()), rtol=2e-3)
+
+
+def test_splitting_in_two_halves_changes_nothing(gaussians):
+    split = gaussians.scaled(0.5).joined(gaussians.scaled(0.5))
+    assert len(split) == 2 * len(gaussians)
+    density = gaussians.density(48, 2.0)
+    torch.testing.assert_close(split.density(48, 2.0), density, atol=1e-5 * float(density.max()), rtol=0)
+    rotations = Rotation.random(3, rng=np.random.default_rng(1)).as_matrix()
+    images = images_of(gaussians, rotations)
+    torch.testing.assert_close(images_of(split, rotations), images, atol=1e-5 * float(images.max()), rtol=0)
+
+
+def test_turning_the_particle_is_turning_the_camera_back(gaussians):
+    """V(R^-1 X) seen at pose A R^-1 is V seen at A."""
+    turn = Rotation.random(rng=np.random.default_rng(2))
+    poses = Rotation.random(4, rng=np.random.default_rng(3)).as_matrix()
+    own = Rotation.from_quat(gaussians.quaternions.numpy()[:, [1, 2, 3, 0]])
+    quaternions = (turn * own).as_quat()[:, [3, 0, 1, 2]]
+    turned = replace(
+        gaussians,
+        centres_A=gaussians.centres_A @ torch.tensor(turn.as_matrix().T, dtype=torch.float32),
+        quaternions=torch.tensor(quaternions, dtype=torch.float32),
+    )
+    before, after = images_of(gaussians, poses), images_of(turned, poses @ turn.as_matrix().T)
+    torch.testing.assert_close(after, before, atol=1e-4 * float(before.max()), rtol=0)
 
 
 def test_start_from_a_map_follows_the_map():

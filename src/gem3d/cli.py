@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -219,6 +219,8 @@ class Demo:
     """How many images. More take longer and reach finer detail."""
     box_size: Annotated[int, arg(metavar="PX")] = 96
     """Side of the images in pixels; the box is 211 A wide whatever it is. Fewer are faster and coarser."""
+    gaussians: Annotated[int | Literal["auto"], arg(metavar="N|auto")] = "auto"
+    """Gaussians of a half map. Fewer are faster and coarser."""
     threads: Threads = 0
     overwrite: Overwrite = False
     quiet: Quiet = False
@@ -230,6 +232,7 @@ class Demo:
             self.out,
             n_particles=self.particles,
             box_size_px=self.box_size,
+            gaussians=self.gaussians,
             threads=self.threads,
             overwrite=self.overwrite,
             quiet=self.quiet,
@@ -314,7 +317,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
     counts, gaussians, steps = summary["particles"], summary["gaussians"], summary["steps"]
     slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)
     where = ", ".join(f"{name} {seconds[name]:.1f}" for name in slowest if seconds[name] >= 0.1)
-    table = Table(show_header=False, title=f"gem3d: {out}", title_justify="left")
+    table = Table(show_header=False, title=f"results in {out}", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for name, value in (
@@ -328,9 +331,9 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
         ("time", f"{sum(seconds.values()):.1f} s: {where}; {summary['images_per_second']:.0f} images/s read"),
         ("peak memory", f"{summary['peak_memory_GB']:.2f} GB"),
         ("warnings", f"{len(summary['warnings'])}, see run.log" if summary["warnings"] else "none"),
-        ("final map", str(out / "map.mrc")),
-        ("to deposit", f"{out / 'linear_half1.mrc'}, linear_half2.mrc"),
-        ("curves, figures", f"{out / 'fsc.csv'}, summary.json, run.log"),
+        ("open", "map.mrc (final), half1.mrc, half2.mrc, mask.mrc, gaussians.ply"),
+        ("deposit", "linear_half1.mrc, linear_half2.mrc (half maps without a prior)"),
+        ("read", "fsc.csv, summary.json, run.log"),
     ):
         table.add_row(name, value, style="dim" if not name else None)
     Console(stderr=True, highlight=False).print(table)

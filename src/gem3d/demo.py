@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from gem3d import run_directory
 from gem3d.assess import automatic_mask, fourier_shell_correlation, resolution_at
@@ -35,6 +36,7 @@ def demo(
     *,
     n_particles: int = 4000,
     box_size_px: int = 96,
+    gaussians: int | Literal["auto"] = "auto",
     threads: int = 0,
     overwrite: bool = False,
     quiet: bool = False,
@@ -45,7 +47,7 @@ def demo(
             f"--particles {n_particles}, --box-size {box_size_px}: the demo needs at least {FEWEST_PARTICLES} "
             f"particles of {SMALLEST_BOX_PX} px"
         )
-    settings = ReconstructSettings(threads=threads, overwrite=overwrite, quiet=quiet)
+    settings = ReconstructSettings(gaussians=gaussians, threads=threads, overwrite=overwrite, quiet=quiet)
     set_threads(threads or available_threads())
     pixel_size_A = BOX_WIDTH_A / box_size_px
     run_directory.prepare(out, overwrite=overwrite)

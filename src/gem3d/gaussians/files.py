@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,16 @@ def save_gaussians(gaussians: Gaussians, path: str | Path, box_size_px: int, pix
     }
     tensors = {name: t.contiguous() for name, t in gaussians.detached().parameters.items()}
     # The library writes files that only their owner may read, so only its bytes are used.
+    content = _with_sorted_header(save(tensors, metadata))
     with replacing(path, MapError) as temporary:
-        temporary.write_bytes(save(tensors, metadata))
+        temporary.write_bytes(content)
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same safetensors file, equal for equal values: the library writes metadata in random order."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    return content[:8] + header.ljust(size) + content[8 + size :]
 
 
 def load_gaussians(path: str | Path) -> tuple[Gaussians, int, float]:

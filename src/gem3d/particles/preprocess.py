@@ -63,7 +63,7 @@ def refuse_unnormalised(status: NDArray[np.uint8], rows: NDArray[np.int64], part
     }[int(status[bad[0]])]
     raise ImageStackError(
         f"{particles.source}: {describe_particle(particles, int(rows[bad[0]]))}: {what}. "
-        "Remove the particle, or extract it again."
+        "Remove the particle, extract it again, or leave the images as they are with --no-normalise."
     )
 
 
