@@ -148,8 +148,7 @@ def _measurements(
 ) -> Iterator[Measurement]:
     yield Measurement(table, case, "gem3d FSC 0.5, A", ours.resolution_A, note=ours.note)
     if theirs is None:
-        for measure, target in targets.items():
-            yield Measurement(table, case, measure, None, target, relion.MISSING)
+        yield Measurement(table, case, FINER, None, note=relion.MISSING)
         return
     yield Measurement(table, case, "RELION FSC 0.5, A", theirs.resolution_A, note=theirs.note)
     found = {

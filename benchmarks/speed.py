@@ -47,7 +47,7 @@ def time(context: Context) -> Iterator[Measurement]:
         target = Target(high=0.6) if runs is serial else None
         ratio = f"gem3d over {name}, wall"
         if not runs:
-            yield Measurement(TIME, case, ratio, None, target, relion.MISSING)
+            yield Measurement(TIME, case, ratio, None, note=relion.MISSING)
             continue
         wall_s = median(sum(usage.wall_s for usage in three) for three in runs)
         each = " + ".join(f"{usage.wall_s:.1f}" for usage in runs[-1])
@@ -77,7 +77,7 @@ def accumulate(context: Context) -> Iterator[Measurement]:
     yield Measurement(RATE, case, "gem3d, marginal images/s", more / (seconds[1] - seconds[0]))
     ratio, target = "gem3d over RELION", Target(low=4)
     if not relion.available():
-        yield Measurement(RATE, case, ratio, None, target, relion.MISSING)
+        yield Measurement(RATE, case, ratio, None, note=relion.MISSING)
         return
     walls = [context.relion(folder, "all", fresh=True)[1].wall_s for folder in folders]
     theirs = more / (walls[1] - walls[0])
