@@ -18,7 +18,8 @@ from gem3d.simulate import simulate
 from gem3d.structures import packaged_structure
 
 BOX_WIDTH_A = 211.2
-SNR = 0.05
+# Low enough, and fading as real images do, that the resolution ends before Nyquist.
+SNR, ENVELOPE_BFACTOR_A2 = 0.02, 80.0
 FEWEST_PARTICLES, SMALLEST_BOX_PX = 100, 32
 
 
@@ -61,6 +62,7 @@ def demo(
             box_size_px,
             pixel_size_A,
             SNR,
+            envelope_bfactor_A2=ENVELOPE_BFACTOR_A2,
             overwrite=overwrite,
             progress=report,
         )
