@@ -97,7 +97,11 @@ class Reporter:
             def report(done: int, total: int) -> None:
                 bar.update(task, completed=done, total=total)
 
-            yield report
+            try:
+                yield report
+            except BaseException:
+                bar.update(task, visible=False)
+                raise
             # A fit may stop before its last step: the bar is then full, not stuck.
             done = bar.tasks[0].completed
             bar.update(task, completed=done or 100, total=done or 100)
