@@ -71,7 +71,7 @@ def test_operator_equals_brute_force(box):
     shifts = torch.randn(n, 2, generator=rng, dtype=torch.float64)
     noise = 1 + torch.rand((box - 1) // 2 + 1, generator=rng)
     equations = accumulate(images, rotations, shifts, noise)
-    grid = Grid(box, PIXEL_A, (6, 5, 7), (8, 9, 7))
+    grid = Grid(box, PIXEL_A, PIXEL_A, (6, 5, 7), (8, 9, 7))
     operator = NormalOperator(equations, grid)
     support = torch.rand(grid.shape, generator=rng)
     volume = torch.zeros(box, box, box)

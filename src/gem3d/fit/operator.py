@@ -17,11 +17,13 @@ class Grid:
     Attributes
     ----------
     box_size: voxels along the whole box on this grid.
+    pixel_size_A: of the images.
     voxel_size_A: spacing.
     start, shape: the support box within it, (z, y, x).
     """
 
     box_size: int
+    pixel_size_A: float
     voxel_size_A: float
     start: tuple[int, int, int]
     shape: tuple[int, int, int]
@@ -53,7 +55,9 @@ class Grid:
             last = min(coarse_box - 1, int(-(-high_A // voxel)) + coarse_box // 2)
             start.append(first)
             shape.append(last - first + 1)
-        return cls(coarse_box, voxel, (start[0], start[1], start[2]), (shape[0], shape[1], shape[2]))
+        return cls(
+            coarse_box, pixel_size_A, voxel, (start[0], start[1], start[2]), (shape[0], shape[1], shape[2])
+        )
 
 
 class NormalOperator:

@@ -152,9 +152,9 @@ def _run_stage(
 
 
 def voxelize_on(gaussians: Gaussians, grid: Grid) -> torch.Tensor:
-    """Mass per voxel of the Gaussians on a support box; differentiable."""
+    """What the images see of the Gaussians on a support box, in units of one voxel of the images; differentiable."""
     return voxelize(
-        gaussians.masses,
+        gaussians.masses / grid.pixel_size_A**3,
         grid.index_coordinates(gaussians.centres_A),
         gaussians.covariances_A2() / grid.voxel_size_A**2,
         grid.shape,
