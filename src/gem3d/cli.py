@@ -314,7 +314,7 @@ def _use_threads(n_threads: int) -> None:
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
     resolution, seconds = summary["resolution"], summary["seconds"]
     masked = resolution["masked"]
-    counts, gaussians, steps = summary["particles"], summary["gaussians"], summary["steps"]
+    counts, gaussians, rounds = summary["particles"], summary["gaussians"], summary["rounds"]
     slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)
     where = ", ".join(f"{name} {seconds[name]:.1f}" for name in slowest if seconds[name] >= 0.1)
     table = Table(show_header=False, title=f"results in {out}", title_justify="left")
@@ -327,7 +327,10 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
         ("", "masked half maps, FSC 0.143; optimistic, as the maps have a prior"),
         ("particles", f"{counts['half1'] + counts['half2']} ({counts['half1']} and {counts['half2']})"),
         ("Gaussians", f"{gaussians['half1']} and {gaussians['half2']}, final map {gaussians['final']}"),
-        ("steps", ", ".join(f"{name} {' + '.join(map(str, steps[name]))}" for name in steps)),
+        (
+            "steps",
+            ", ".join(f"{name} {' + '.join(str(r['steps']) for r in rounds[name])}" for name in rounds),
+        ),
         ("time", f"{sum(seconds.values()):.1f} s: {where}; {summary['images_per_second']:.0f} images/s read"),
         ("peak memory", f"{summary['peak_memory_GB']:.2f} GB"),
         ("warnings", f"{len(summary['warnings'])}, see run.log" if summary["warnings"] else "none"),

@@ -34,7 +34,7 @@ from gem3d.assess import (
 from gem3d.assess.shells import FloatVolume
 from gem3d.errors import Gem3dWarning, MapError, ParticleFileError, SettingsError
 from gem3d.fit.accumulate import HalfSet, accumulate, assign_halves
-from gem3d.fit.volume import STAGES, Stage, VolumeFit, fit_volume, support_of
+from gem3d.fit.volume import VolumeFit, fit_volume, grid_of, support_of
 from gem3d.gaussians import Gaussians, initialise_from_map, initialise_random, save_gaussians, save_ply
 from gem3d.maps import read_map, write_map
 from gem3d.particles import ImageSource, read_particles
@@ -42,16 +42,16 @@ from gem3d.progress import Reporter
 from gem3d.runtime import available_threads, kernels_are_compiled, peak_memory_GB, set_threads
 from gem3d.settings import ReconstructSettings
 
-# Volume of the particle that one Gaussian stands for when their number is chosen automatically.
-VOLUME_PER_GAUSSIAN_A3 = 40.0
+# Volume of the particle that one Gaussian stands for at the start, when their number is chosen automatically.
+VOLUME_PER_GAUSSIAN_A3 = 80.0
+# No more Gaussians than the grid can tell apart: voxels for each at the start, and after growth.
+VOXELS_PER_GAUSSIAN, FEWEST_VOXELS_PER_GAUSSIAN = 8, 4
 START_LOW_PASS_A = 2.4
 # Where no diameter is given, the background lies outside this share of the box.
 BACKGROUND_DIAMETER_BOXES = 0.9
 # A particle or a resolution smaller than this in the image is a slip of the unit.
 FEWEST_PIXELS_ACROSS = 8
 FEWEST_SHELLS = 4
-# Steps for the final map, which starts from the mean of the half maps.
-FINAL_STAGES = (Stage(1.0, 12),)
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,15 @@ def _reconstruct(
 
     fits: list[VolumeFit] = []
     for number, (half, values) in enumerate(zip(sets, linear, strict=True), start=1):
-        with reporter.stage(f"fit half {number}", "steps at most") as report:
+        with reporter.stage(f"fit half {number}", "steps") as report:
             fits.append(_fit_half(half, values, number, diameter_A, settings, report))
         reporter.log.write(
-            f"fit half {number}: {len(fits[-1].gaussians)} Gaussians, steps {fits[-1].steps}, held-out loss "
-            f"per particle at the end {fits[-1].held_out_loss[-1:]}"
+            f"fit half {number}: "
+            + "; ".join(
+                f"{r.n_gaussians} Gaussians, {r.steps} steps, held-out loss {min(r.held_out_loss, default=0):.5g}"
+                + ("" if r.kept else " (not kept)")
+                for r in fits[-1].rounds
+            )
         )
         write_map(
             out / f"half{number}.mrc", _density(fits[-1].gaussians, box_size, pixel_size_A), pixel_size_A
@@ -298,9 +302,14 @@ def _fit_half(
     pixel_size_A = half.training.pixel_size_A
     mask = automatic_mask(linear, pixel_size_A, particle_diameter_A=diameter_A)
     rng = np.random.default_rng([settings.seed, number])
+    support_A = support_of(mask, pixel_size_A)
     volume_A3 = float(mask.sum()) * pixel_size_A**3
-    automatic = max(200, round(volume_A3 / VOLUME_PER_GAUSSIAN_A3))
-    n = automatic if settings.gaussians == "auto" else int(settings.gaussians)
+    voxels = volume_A3 / grid_of(half.training, support_A).voxel_size_A ** 3
+    if settings.gaussians == "auto":
+        n = max(200, round(min(volume_A3 / VOLUME_PER_GAUSSIAN_A3, voxels / VOXELS_PER_GAUSSIAN)))
+        most = round(voxels / FEWEST_VOXELS_PER_GAUSSIAN)
+    else:
+        n, most = int(settings.gaussians), 0
     min_scale_A = 0.6 * pixel_size_A
     low_passed = gaussian_filter(linear, START_LOW_PASS_A / pixel_size_A) * mask
     if settings.init == "map" and low_passed.max() > 0:
@@ -309,17 +318,21 @@ def _fit_half(
         total = max(float(np.maximum(low_passed, 0).sum()), 1e-3) * pixel_size_A**3
         radius_A = (3 * float(mask.sum()) / (4 * np.pi)) ** (1 / 3) * pixel_size_A
         start = initialise_random(radius_A, total, n, rng, min_scale_A)
-    return fit_volume(start, half.training, half.held_out, support_of(mask, pixel_size_A), STAGES, report)
+    return fit_volume(start, half.training, half.held_out, support_A, most_gaussians=most, progress=report)
 
 
 def _fit_final(fits: list[VolumeFit], sets: tuple[HalfSet, HalfSet], report: Any) -> VolumeFit:
-    """Fit all data, from the mean of both half maps: together they hold twice the Gaussians at half the mass."""
-    start = fits[0].gaussians.scaled(0.5).joined(fits[1].gaussians.scaled(0.5))
+    """Fit all data, from the mean of both half maps: together they hold twice the Gaussians at half the mass.
+
+    It starts from the maps that have not seen the held-out particles, so that these can still tell when to stop.
+    """
+    start = fits[0].stopped.scaled(0.5).joined(fits[1].stopped.scaled(0.5))
     centres, reach = start.centres_A.numpy()[:, ::-1], 6.0
     support = tuple(
         (float(a - reach), float(b + reach)) for a, b in zip(centres.min(0), centres.max(0), strict=True)
     )
-    return fit_volume(start, sets[0].all + sets[1].all, None, support, FINAL_STAGES, report)
+    training, held_out = sets[0].training + sets[1].training, sets[0].held_out + sets[1].held_out
+    return fit_volume(start, training, held_out, support, restart=True, progress=report)
 
 
 def _linear(half: HalfSet) -> FloatVolume:
@@ -413,7 +426,10 @@ def _summary(
             "half2": len(fits[1].gaussians),
             "final": len(final.gaussians),
         },
-        "steps": {"half1": fits[0].steps, "half2": fits[1].steps, "final": final.steps},
+        "rounds": {
+            name: [{"gaussians": r.n_gaussians, "steps": r.steps, "kept": r.kept} for r in fit.rounds]
+            for name, fit in (("half1", fits[0]), ("half2", fits[1]), ("final", final))
+        },
         "resolution": {
             "claim": describe_claim(calibrated.claim),
             "calibrated": asdict(calibrated.claim),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +66,7 @@ class NormalOperator:
 
     def __init__(self, equations: NormalEquations, grid: Grid) -> None:
         self.grid = grid
+        self.n_particles = equations.n_particles
         self.b = equations.right_side(grid.box_size)[grid.crop].contiguous()
         kernel = equations.kernel(grid.shape, grid.box_size)
         nz, ny, nx = (next_fast_len(2 * n - 1, real=True) for n in grid.shape)
@@ -78,6 +80,16 @@ class NormalOperator:
         self._multiplicity[0] = 1
         if nx % 2 == 0:
             self._multiplicity[-1] = 1
+
+    def __add__(self, other: NormalOperator) -> NormalOperator:
+        """Operator of both sets of images, on the same grid."""
+        if self.grid != other.grid:
+            raise ValueError("operators of different grids do not add")
+        both = copy(self)
+        both.n_particles = self.n_particles + other.n_particles
+        both.b = self.b + other.b
+        both.k_hat = self.k_hat + other.k_hat
+        return both
 
     def transform(self, volume: torch.Tensor) -> torch.Tensor:
         """Padded transform of a volume of the support's shape."""

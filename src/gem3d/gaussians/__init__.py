@@ -3,6 +3,7 @@
 from gem3d.gaussians.files import load_gaussians, save_gaussians, save_ply
 from gem3d.gaussians.initialise import initialise_from_map, initialise_random
 from gem3d.gaussians.model import Gaussians
+from gem3d.gaussians.split import split
 
 __all__ = [
     "Gaussians",
@@ -11,4 +12,5 @@ __all__ = [
     "load_gaussians",
     "save_gaussians",
     "save_ply",
+    "split",
 ]

@@ -12,6 +12,11 @@ from gem3d.gaussians.model import Gaussians, inverse_softplus
 
 # Standard deviation of a new Gaussian relative to the spacing of centres in the volume they fill.
 SCALE_PER_SPACING = 0.5
+# Where the map is faint the draws are sparse; a Gaussian that bridges such a gap would cover thousands of voxels.
+WIDEST_PER_MEDIAN = 2.5
+# softplus of the trained value at the start: where softplus is nearly an exponential, a step changes every mass by
+# the same share, and masses that the data do not ask for go to zero.
+START_SOFTPLUS = 0.05
 
 
 def initialise_from_map(
@@ -57,11 +62,14 @@ def _assemble(
     centres_A: np.ndarray, scales_A: np.ndarray, mass: float, rng: np.random.Generator, min_scale_A: float
 ) -> Gaussians:
     n = len(centres_A)
-    log_scales = np.log(np.maximum(scales_A, min_scale_A))[:, None].repeat(3, axis=1)
+    scales_A = np.clip(
+        scales_A, min_scale_A, max(min_scale_A, WIDEST_PER_MEDIAN * float(np.median(scales_A)))
+    )
+    log_scales = np.log(scales_A)[:, None].repeat(3, axis=1)
     return Gaussians(
         centres_A=torch.from_numpy(np.ascontiguousarray(centres_A)).float(),
         log_scales=torch.from_numpy(log_scales).float(),
         quaternions=torch.from_numpy(rng.standard_normal((n, 4))).float(),
-        raw_masses=inverse_softplus(torch.ones(n)),
-        unit_mass=float(mass),
+        raw_masses=inverse_softplus(torch.full((n,), START_SOFTPLUS)),
+        unit_mass=float(mass) / START_SOFTPLUS,
     )

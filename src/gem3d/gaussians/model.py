@@ -48,18 +48,27 @@ class Gaussians:
         """`(n,)`, density times A^3."""
         return self.unit_mass * softplus(self.raw_masses)
 
-    def covariances_A2(self) -> torch.Tensor:
-        """`(n, 6)` xx, yy, zz, xy, xz, yz in A^2."""
+    def rotations(self) -> torch.Tensor:
+        """`(n, 3, 3)`: column k is the direction of the Gaussian's own axis k."""
+        return torch.stack([torch.stack(row, dim=1) for row in self._rotation_rows()], dim=1)
+
+    def _rotation_rows(self) -> tuple[tuple[torch.Tensor, ...], ...]:
         w, x, y, z = torch.nn.functional.normalize(self.quaternions, dim=1).unbind(1)
-        rows = (
+        return (
             (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
             (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
             (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
         )
+
+    def covariances_A2(self) -> torch.Tensor:
+        """`(n, 6)` xx, yy, zz, xy, xz, yz in A^2."""
+        rows = self._rotation_rows()
         variances = torch.exp(2 * self.log_scales).unbind(1)
 
         def entry(i: int, j: int) -> torch.Tensor:
-            return sum((rows[i][k] * rows[j][k] * variances[k] for k in range(3)), torch.zeros_like(w))
+            return rows[i][0] * rows[j][0] * variances[0] + sum(
+                rows[i][k] * rows[j][k] * variances[k] for k in (1, 2)
+            )
 
         return torch.stack([entry(*ij) for ij in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))], dim=1)
 
