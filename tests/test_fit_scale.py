@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.operator import Grid
 from gem3d.fit.volume import fit_volume, voxelize_on
-from gem3d.gaussians import Gaussians, initialise_random
+from gem3d.gaussians import Gaussians, initialise_random, split
 from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, weigh_slices
 from gem3d.kernels.project import project
 
@@ -69,3 +69,31 @@ def test_the_truth_stays_the_truth(pixel_size_A: float) -> None:
     before, after = (g.density(BOX, pixel_size_A) for g in (gaussians, fit.gaussians))
     assert float((after - before).norm() / before.norm()) < 0.15
     assert fit.rounds[0].training_loss[0] < 0, "the loss of the empty volume is 0"
+
+
+def test_growth_keeps_the_map() -> None:
+    """Splitting keeps mass, centre and covariance of every pair where its longest axis is long enough."""
+    gaussians = model(1.0)
+    pair = split(gaussians, min_scale_A=0.3)
+    n = len(gaussians)
+    assert len(pair) == 2 * n
+    torch.testing.assert_close(pair.masses[:n] + pair.masses[n:], gaussians.masses)
+    torch.testing.assert_close((pair.centres_A[:n] + pair.centres_A[n:]) / 2, gaussians.centres_A)
+    half = (pair.centres_A[:n] - pair.centres_A[n:]) / 2
+    x, y, z = half.unbind(1)
+    between = torch.stack([x * x, y * y, z * z, x * y, x * z, y * z], dim=1)
+    torch.testing.assert_close(
+        pair.covariances_A2()[:n] + between, gaussians.covariances_A2(), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_fits_stop_and_fold_in_the_held_out_particles() -> None:
+    gaussians = model(1.0)
+    equations = equations_of(gaussians, 1.0)
+    half_width = ((-9.0, 9.0),) * 3
+    start = initialise_random(7, 100.0, 20, np.random.default_rng(3), 1.2)
+    fit = fit_volume(start, equations, equations, half_width, most_gaussians=40)
+    assert [r.n_gaussians for r in fit.rounds] == [20, 40][: len(fit.rounds)]
+    first = fit.rounds[0]
+    assert min(first.held_out_loss) < first.held_out_loss[0]
+    assert not torch.equal(fit.gaussians.centres_A, fit.stopped.centres_A), "folding in takes further steps"
