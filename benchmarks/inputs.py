@@ -10,13 +10,12 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from gem3d.structures import Structure, packaged_structure
+from gem3d.assess.shells import frequency_radius
+from gem3d.structures import Structure, packaged_structure, read_compact_structure
 
 Volume = NDArray[np.float32]
 
 DATA = Path(__file__).parent / "data"
-POSITION_STEP_A = 0.01
-BFACTOR_STEP_A2 = 0.5
 
 # Of the voxel truth: texture inside the molecule and around it, as shares of the density inside.
 INNER_TEXTURE = 0.25
@@ -35,10 +34,7 @@ def load_structure(name: str) -> Structure:
     if not path.exists():
         known = ", ".join(["5a1a", *sorted(file.stem for file in DATA.glob("*.npz"))])
         raise FileNotFoundError(f"no structure {name}; known are {known}, or give a PDB or mmCIF file")
-    with np.load(path) as data:
-        return Structure(
-            data["positions"] * POSITION_STEP_A, data["atomic_numbers"], data["bfactors"] * BFACTOR_STEP_A2
-        )
+    return read_compact_structure(path)
 
 
 def structure_file(name: str, folder: Path) -> Path:
@@ -95,7 +91,7 @@ def voxel_truth(molecule: Volume, pixel_size_A: float, seed: int) -> Volume:
 def low_passed(volume: Volume, pixel_size_A: float, resolution_A: float) -> Volume:
     """Nothing beyond a resolution, with a cosine edge two shells wide around it."""
     size = volume.shape[0]
-    shell = _frequency_radius(size)
+    shell = frequency_radius(size)
     edge = (shell - size * pixel_size_A / resolution_A) / LOW_PASS_EDGE_SHELLS + 0.5
     keep = 0.5 + 0.5 * np.cos(np.pi * np.clip(edge, 0, 1))
     filtered = scipy.fft.irfftn(scipy.fft.rfftn(volume) * keep, s=volume.shape)
@@ -104,14 +100,8 @@ def low_passed(volume: Volume, pixel_size_A: float, resolution_A: float) -> Volu
 
 def _texture(size: int, pixel_size_A: float, band_A: tuple[float, float], rng: np.random.Generator) -> Volume:
     """Band-limited Gaussian noise of unit variance."""
-    shell = _frequency_radius(size) / (size * pixel_size_A)
+    shell = frequency_radius(size) / (size * pixel_size_A)
     band = (shell > 1 / band_A[1]) & (shell < 1 / max(band_A[0], 2 * pixel_size_A))
     noise = rng.standard_normal((size,) * 3, dtype=np.float32)
     texture: Volume = scipy.fft.irfftn(scipy.fft.rfftn(noise) * band, s=noise.shape)
     return texture / texture.std()
-
-
-def _frequency_radius(size: int) -> NDArray[np.float64]:
-    k, kx = np.fft.fftfreq(size, 1 / size), np.arange(size // 2 + 1)
-    radius: NDArray[np.float64] = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + kx**2)
-    return radius

@@ -255,8 +255,8 @@ def test_masks_that_do_not_fit(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "mask.mrc" in message
     assert "12 x 12 x 12" in message
     assert "16 x 16 x 16" in message
-    assert "between 0 and 1" in error(np.full((BOX,) * 3, 3.0))
-    assert "between 0 and 1" in error(np.zeros((BOX,) * 3))
+    assert "lies in 0 to 1" in error(np.full((BOX,) * 3, 3.0))
+    assert "zero everywhere" in error(np.zeros((BOX,) * 3))
 
 
 def test_places_that_will_not_do(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

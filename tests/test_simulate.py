@@ -25,7 +25,7 @@ from gem3d.structures import (
     packaged_structure,
     read_structure,
     structure_to_gaussians,
-    write_packaged_structure,
+    write_compact_structure,
 )
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -100,7 +100,7 @@ def test_packaged_structure_is_its_source(tmp_path: Path) -> None:
     np.testing.assert_allclose(packaged.positions_A, read.positions_A, atol=0.00501)
     np.testing.assert_allclose(packaged.bfactors_A2, read.bfactors_A2, atol=0.251)
     np.testing.assert_array_equal(packaged.atomic_numbers, read.atomic_numbers)
-    write_packaged_structure(source, tmp_path / "again.npz")
+    write_compact_structure(source, tmp_path / "again.npz")
     assert (tmp_path / "again.npz").stat().st_size < 350_000
 
 

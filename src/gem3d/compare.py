@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from pathlib import Path
 
 from gem3d.assess import fourier_shell_correlation, resolution_at
-from gem3d.errors import Gem3dWarning, MapError, SettingsError
-from gem3d.maps import Map, read_map
+from gem3d.errors import MapError, SettingsError, warn
+from gem3d.maps import read_cube, read_mask
 
 PIXEL_TOLERANCE = 0.005
 
@@ -28,25 +27,14 @@ def compare_maps(
     MapError
         if a file is unreadable, or box or pixel sizes differ.
     """
-    a, b = _cube(a_file), _cube(b_file)
+    a, b = read_cube(a_file), read_cube(b_file)
     box = len(a.values)
     if len(b.values) != box:
         raise MapError(
             f"{b_file}: a box of {len(b.values)} voxels, but {a_file} has {box}; resample one of them"
         )
     pixel_A = _pixel_size(pixel_size_A, {a_file: a.voxel_size_A, b_file: b.voxel_size_A})
-    mask = None if mask_file is None else _cube(mask_file).values
-    if mask is not None:
-        if len(mask) != box:
-            raise MapError(
-                f"{mask_file}: the mask has a box of {len(mask)} voxels, the maps {box}; resample the mask"
-            )
-        if mask.max() <= 0:
-            raise MapError(f"{mask_file}: the mask is zero everywhere; give another")
-        if mask.min() < -1e-3 or mask.max() > 1 + 1e-3:
-            raise MapError(
-                f"{mask_file}: values from {mask.min():g} to {mask.max():g}; a mask lies in 0 to 1"
-            )
+    mask = None if mask_file is None else read_mask(mask_file, box).values
     curve = fourier_shell_correlation(a.values, b.values, mask)
     lines = ["shell,resolution_A,fsc"]
     for shell, value in enumerate(curve):
@@ -57,14 +45,6 @@ def compare_maps(
             f"# FSC {threshold}: {f'{found.resolution_A:.2f} A' if found.resolution_A else found.reason}"
         )
     return "\n".join(lines) + "\n"
-
-
-def _cube(path: Path) -> Map:
-    found = read_map(path)
-    if len(set(found.values.shape)) != 1:
-        size = " x ".join(str(n) for n in found.values.shape[::-1])
-        raise MapError(f"{path}: {size} voxels; a cube is needed, so pad or crop the map")
-    return found
 
 
 def _pixel_size(given_A: float | None, in_headers: dict[Path, float]) -> float:
@@ -85,9 +65,5 @@ def _pixel_size(given_A: float | None, in_headers: dict[Path, float]) -> float:
                 "say which is right with --pixel-size"
             )
     for path in in_headers.keys() - stated.keys():
-        warnings.warn(
-            f"{path}: the header does not state the pixel size; taken to be {size_A:g} A",
-            Gem3dWarning,
-            stacklevel=2,
-        )
+        warn(f"{path}: the header does not state the pixel size; taken to be {size_A:g} A")
     return size_A

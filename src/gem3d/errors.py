@@ -4,6 +4,8 @@ Everything raised on purpose derives from `Gem3dError`. A message says what is w
 column), what was found, and what to do; the command line prints it without a traceback and exits with code 2.
 """
 
+import warnings
+
 
 class Gem3dError(Exception):
     """Base class: the input or the request is at fault, not the program."""
@@ -35,3 +37,8 @@ class RunDirectoryError(Gem3dError):
 
 class Gem3dWarning(UserWarning):
     """Something the user should know that does not stop the work; shown, and kept in run.log."""
+
+
+def warn(message: str) -> None:
+    """Issue a `Gem3dWarning` at the caller's caller: what the user sees names the function that was called."""
+    warnings.warn(message, Gem3dWarning, stacklevel=3)

@@ -19,6 +19,8 @@ from gem3d.errors import MapError
 
 # Cell sizes are float32 and programs round them; voxels that differ by more than this are meant to differ.
 CUBIC_TOLERANCE = 1e-3
+# How far resampling may carry a mask beyond 0 to 1.
+MASK_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,42 @@ def read_map(path: str | Path) -> Map:
         )
     origin = (float(header.origin.x), float(header.origin.y), float(header.origin.z))
     return Map(values, sizes[0], origin, (start_of_axis[1], start_of_axis[2], start_of_axis[3]))
+
+
+def read_cube(path: str | Path) -> Map:
+    """Read a map whose three sides are equal.
+
+    Raises
+    ------
+    MapError
+    """
+    found = read_map(path)
+    if len(set(found.values.shape)) != 1:
+        size = " x ".join(str(n) for n in found.values.shape[::-1])
+        raise MapError(f"{path}: {size} voxels; a cube is needed, so pad or crop the map")
+    return found
+
+
+def read_mask(path: str | Path, box_size_px: int) -> Map:
+    """Read a mask for maps of `(D, D, D)`: values in 0 to 1, not all zero.
+
+    Raises
+    ------
+    MapError
+    """
+    found = read_cube(path)
+    lowest, highest = float(found.values.min()), float(found.values.max())
+    if len(found.values) != box_size_px:
+        has, needed = (" x ".join([str(n)] * 3) for n in (len(found.values), box_size_px))
+        raise MapError(
+            f"{path}: the mask has a box of {has} voxels, {needed} are needed; resample it to the box and pixel "
+            "size of the maps"
+        )
+    if highest <= 0:
+        raise MapError(f"{path}: the mask is zero everywhere; give another")
+    if lowest < -MASK_TOLERANCE or highest > 1 + MASK_TOLERANCE:
+        raise MapError(f"{path}: values from {lowest:g} to {highest:g}; a mask lies in 0 to 1")
+    return found
 
 
 def write_map(

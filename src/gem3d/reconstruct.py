@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import warnings
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from gem3d import run_directory
@@ -20,38 +15,31 @@ from gem3d.assess import (
     FSC_COLUMNS,
     CalibratedFSC,
     GuinierFit,
-    MaskCorrectedFSC,
-    ResolutionClaim,
     automatic_mask,
     calibrated_fsc,
     fourier_shell_correlation,
     fsc_rows,
     guinier_bfactor,
     mask_corrected_fsc,
-    resolution_at,
     sharpen_and_weight,
 )
 from gem3d.assess.shells import FloatVolume
-from gem3d.errors import Gem3dWarning, MapError, ParticleFileError, SettingsError
-from gem3d.fit.accumulate import HalfSet, accumulate, assign_halves
+from gem3d.errors import warn
+from gem3d.fit.accumulate import HalfSet, accumulate
 from gem3d.fit.volume import VolumeFit, fit_volume, grid_of, support_of
 from gem3d.gaussians import Gaussians, initialise_from_map, initialise_random, save_gaussians, save_ply
-from gem3d.maps import read_map, write_map
-from gem3d.particles import ImageSource, read_particles
+from gem3d.inputs import background_diameter_A, find_images, last_shell_of, measuring_mask
+from gem3d.maps import write_map
 from gem3d.progress import Reporter
-from gem3d.runtime import available_threads, kernels_are_compiled, peak_memory_GB, set_threads
+from gem3d.runtime import available_threads, kernels_are_compiled, set_threads
 from gem3d.settings import ReconstructSettings
+from gem3d.summary import log_start, summarise
 
 # Volume of the particle that one Gaussian stands for at the start, when their number is chosen automatically.
 VOLUME_PER_GAUSSIAN_A3 = 80.0
 # No more Gaussians than the grid can tell apart: voxels for each at the start, and after growth.
 VOXELS_PER_GAUSSIAN, FEWEST_VOXELS_PER_GAUSSIAN = 8, 4
 START_LOW_PASS_A = 2.4
-# Where no diameter is given, the background lies outside this share of the box.
-BACKGROUND_DIAMETER_BOXES = 0.9
-# A particle or a resolution smaller than this in the image is a slip of the unit.
-FEWEST_PIXELS_ACROSS = 8
-FEWEST_SHELLS = 4
 
 
 @dataclass(frozen=True)
@@ -103,14 +91,14 @@ def _reconstruct(
     run_directory.check(out, overwrite=settings.overwrite)
     threads = settings.threads or available_threads()
     set_threads(threads)
-    _log_start(reporter, particle_file, settings, threads)
+    log_start(reporter, particle_file, settings, threads)
 
     with reporter.stage("read particles"):
-        images, halves = _read_particles(particle_file, settings)
+        images, halves = find_images(particle_file, settings)
     particles, box_size, pixel_size_A = images.particles, images.box_size_px, images.particles.pixel_size_A
-    diameter_A = _diameter_A(settings.particle_diameter_A, box_size, pixel_size_A)
-    last_shell = _last_shell(settings.max_resolution_A, box_size, pixel_size_A)
-    given_mask = None if settings.mask is None else _read_mask(settings.mask, box_size, pixel_size_A)
+    diameter_A = background_diameter_A(settings.particle_diameter_A, box_size, pixel_size_A)
+    last_shell = last_shell_of(settings.max_resolution_A, box_size, pixel_size_A)
+    given_mask = None if settings.mask is None else measuring_mask(settings.mask, box_size, pixel_size_A)
     run_directory.prepare(out, overwrite=settings.overwrite)
     reporter.log.open(out / run_directory.RUN_LOG)
     counts = [int((halves == half).sum()) for half in (1, 2)]
@@ -141,6 +129,7 @@ def _reconstruct(
         linear = (linear_maps[0], linear_maps[1])
 
     fits: list[VolumeFit] = []
+    densities: list[FloatVolume] = []
     for number, (half, values) in enumerate(zip(sets, linear, strict=True), start=1):
         with reporter.stage(f"fit half {number}", "steps") as report:
             fits.append(_fit_half(half, values, number, diameter_A, settings, report))
@@ -152,9 +141,8 @@ def _reconstruct(
                 for r in fits[-1].rounds
             )
         )
-        write_map(
-            out / f"half{number}.mrc", _density(fits[-1].gaussians, box_size, pixel_size_A), pixel_size_A
-        )
+        densities.append(_density(fits[-1].gaussians, box_size, pixel_size_A))
+        write_map(out / f"half{number}.mrc", densities[-1], pixel_size_A)
     with reporter.stage("fit final map", "steps") as report:
         final = _fit_final(fits, sets, report)
 
@@ -163,20 +151,17 @@ def _reconstruct(
         mask = given_mask
         if mask is None:
             mask = automatic_mask(mean_linear, pixel_size_A, particle_diameter_A=settings.particle_diameter_A)
-        densities = [_density(fit.gaussians, box_size, pixel_size_A) for fit in fits]
         half_maps = (densities[0], densities[1])
         unfiltered = _density(final.gaussians, box_size, pixel_size_A)
         corrected = mask_corrected_fsc(
             *half_maps, mask, pixel_size_A, seed=settings.seed, last_shell=last_shell
         )
         if corrected.mask_too_tight:
-            _warn(
+            warn(
                 "the mask fakes correlation at the resolution of the ordinary masked FSC (phase-randomised FSC "
                 "above 0.10): read the calibrated one, or give a softer --mask"
             )
-        linear_masked = fourier_shell_correlation(*linear, mask)
-        if last_shell is not None:
-            linear_masked = linear_masked[: last_shell + 1]
+        linear_masked = fourier_shell_correlation(*linear, mask, last_shell=last_shell)
         calibrated = calibrated_fsc(
             *half_maps,
             *linear,
@@ -196,7 +181,7 @@ def _reconstruct(
     save_ply(final.gaussians, out / "gaussians.ply")
     rows = fsc_rows(corrected, linear_masked, calibrated, pixel_size_A=pixel_size_A, box_size=box_size)
     run_directory.write_csv(out / "fsc.csv", FSC_COLUMNS, rows)
-    summary = _summary(
+    summary = summarise(
         settings, particle_file, halves, fits, final, corrected, linear_masked, calibrated, guinier, reporter,
         pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
     )  # fmt: skip
@@ -213,81 +198,6 @@ def _reconstruct(
         calibrated,
         summary,
     )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, Gem3dWarning, stacklevel=2)
-
-
-def _log_start(
-    reporter: Reporter, particle_file: str | Path, settings: ReconstructSettings, threads: int
-) -> None:
-    found = ", ".join(f"{name} {number}" for name, number in _versions().items())
-    reporter.log.write(f"gem3d {version('gem3d')}; {found}; threads: {threads}")
-    reporter.log.write(f"particle file {Path(particle_file).absolute()}")
-    reporter.log.write(f"settings {json.dumps(asdict(settings), default=str)}")
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "numpy", "scipy", "numba", "gemmi", "mrcfile")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **{name: version(name) for name in names},
-    }
-
-
-def _read_particles(
-    particle_file: str | Path, settings: ReconstructSettings
-) -> tuple[ImageSource, NDArray[np.int8]]:
-    """Particles whose stacks are all there, and the half set of each."""
-    particles = read_particles(particle_file, ctf=settings.ctf, ignore_extras=settings.ignore_optics_extras)
-    images = ImageSource(particles, settings.datadir)
-    drawn = settings.halves == "random"
-    if not drawn and not images.particles.half_set.any():
-        _warn(
-            f"{particle_file}: column rlnRandomSubset is missing, so the half sets are drawn at random; if all "
-            "particles were refined together, the half maps are not independent and the resolution is optimistic"
-        )
-    halves = assign_halves(images.particles.half_set, settings.seed, random=drawn, source=str(particle_file))
-    for half in (1, 2):
-        if not (halves == half).any():
-            raise ParticleFileError(
-                f"{particle_file}: column rlnRandomSubset: no particle is in half set {half}; complete the "
-                "file, or ask for random halves (--halves random)"
-            )
-    return images, halves
-
-
-def _diameter_A(given_A: float | None, box_size: int, pixel_size_A: float) -> float:
-    if given_A is None:
-        return BACKGROUND_DIAMETER_BOXES * box_size * pixel_size_A
-    smallest_A, largest_A = FEWEST_PIXELS_ACROSS * pixel_size_A, (box_size - 2) * pixel_size_A
-    if not smallest_A <= given_A <= largest_A:
-        raise SettingsError(
-            f"--particle-diameter {given_A:g}: give {smallest_A:.0f} to {largest_A:.0f} A; the box is "
-            f"{box_size * pixel_size_A:.0f} A wide and needs some background"
-        )
-    return given_A
-
-
-def _last_shell(max_resolution_A: float | None, box_size: int, pixel_size_A: float) -> int | None:
-    """Last Fourier shell to use; None for the last before Nyquist."""
-    if max_resolution_A is None:
-        return None
-    if max_resolution_A < 2 * pixel_size_A:
-        _warn(
-            f"--max-resolution {max_resolution_A:g} is finer than Nyquist; {2 * pixel_size_A:g} A is used, two "
-            "pixels"
-        )
-        return None
-    shell = int(box_size * pixel_size_A / max_resolution_A + 1e-6)
-    if shell < FEWEST_SHELLS:
-        raise SettingsError(
-            f"--max-resolution {max_resolution_A:g}: leaves {shell} Fourier shells of a box of "
-            f"{box_size * pixel_size_A:.0f} A; give {box_size * pixel_size_A / FEWEST_SHELLS:.1f} A or finer"
-        )
-    return shell if shell < (box_size - 1) // 2 else None
 
 
 def _fit_half(
@@ -359,88 +269,3 @@ def _sharpen(
     return sharpen_and_weight(
         unfiltered, pixel_size_A, b, shell_weights=weights, resolution_A=limit_A
     ), guinier
-
-
-def _read_mask(path: Path, box_size: int, pixel_size_A: float) -> FloatVolume:
-    found = read_map(path)
-    mask = np.asarray(found.values, dtype=np.float32)
-    if mask.shape != (box_size,) * 3:
-        size = " x ".join(str(n) for n in mask.shape[::-1])
-        raise MapError(
-            f"{path}: the mask has {size} voxels, the particles need {box_size} x {box_size} x {box_size}; "
-            "resample it to their box and pixel size"
-        )
-    if mask.min() < -1e-3 or mask.max() > 1 + 1e-3 or mask.max() <= 0:
-        raise MapError(f"{path}: values from {mask.min():g} to {mask.max():g}; a mask lies between 0 and 1")
-    if found.voxel_size_A > 0 and abs(found.voxel_size_A / pixel_size_A - 1) > 0.01:
-        _warn(
-            f"{path}: the mask's voxels are {found.voxel_size_A:g} A wide, the particles' pixels "
-            f"{pixel_size_A:g} A; it is used as if they were alike"
-        )
-    return mask
-
-
-def describe_claim(claim: ResolutionClaim) -> str:
-    """One line for the reader: the resolution with its interval, or why there is none."""
-    low_A, high_A = (f"{end:.2f}" if end is not None else "open" for end in claim.interval_A)
-    if claim.kind == "none":
-        return f"none claimed: {claim.reason}"
-    number = f"{claim.resolution_A:.2f} A" if claim.resolution_A is not None else "interval only"
-    note = "" if claim.reason is None else f" ({claim.reason})"
-    return f"{number}, 90 % interval {low_A} to {high_A} A{note}"
-
-
-def _summary(
-    settings: ReconstructSettings,
-    particle_file: str | Path,
-    halves: np.ndarray,
-    fits: list[VolumeFit],
-    final: VolumeFit,
-    corrected: MaskCorrectedFSC,
-    linear_masked: np.ndarray,
-    calibrated: CalibratedFSC,
-    guinier: GuinierFit | None,
-    reporter: Reporter,
-    *,
-    pixel_size_A: float,
-    box_size: int,
-    threads: int,
-) -> dict[str, Any]:
-    """Everything needed to quote and to repeat the run."""
-
-    def crossing(curve: np.ndarray) -> dict[str, Any]:
-        return asdict(resolution_at(curve, 0.143, pixel_size_A, box_size))
-
-    return {
-        "gem3d": version("gem3d"),
-        "versions": _versions(),
-        "particle_file": str(particle_file),
-        "settings": asdict(settings),
-        "device": "cpu",
-        "threads": threads,
-        "particles": {"half1": int((halves == 1).sum()), "half2": int((halves == 2).sum())},
-        "box_size_px": box_size,
-        "pixel_size_A": pixel_size_A,
-        "gaussians": {
-            "half1": len(fits[0].gaussians),
-            "half2": len(fits[1].gaussians),
-            "final": len(final.gaussians),
-        },
-        "rounds": {
-            name: [{"gaussians": r.n_gaussians, "steps": r.steps, "kept": r.kept} for r in fit.rounds]
-            for name, fit in (("half1", fits[0]), ("half2", fits[1]), ("final", final))
-        },
-        "resolution": {
-            "claim": describe_claim(calibrated.claim),
-            "calibrated": asdict(calibrated.claim),
-            "masked": crossing(corrected.masked),
-            "corrected": crossing(corrected.corrected),
-            "unmasked": crossing(corrected.unmasked),
-            "linear_masked": crossing(linear_masked),
-        },
-        "guinier": None if guinier is None else asdict(guinier),
-        "seconds": reporter.seconds,
-        "images_per_second": round(len(halves) / reporter.seconds["accumulate"], 1),
-        "peak_memory_GB": round(peak_memory_GB(), 3),
-        "warnings": reporter.warnings,
-    }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from gem3d.errors import Gem3dWarning, SettingsError
+from gem3d.errors import SettingsError, warn
 from gem3d.gaussians import load_gaussians
 from gem3d.maps import Map
 
@@ -66,15 +65,11 @@ def render(
     if not values.any():
         lowest, highest = (gaussians.centres_A + middle_A).aminmax(dim=0)
         spans = ", ".join(f"{a:.0f} to {b:.0f}" for a, b in zip(lowest, highest, strict=True))
-        _warn(f"no Gaussian reaches this region; their centres lie at x, y, z of {spans} A")
+        warn(f"no Gaussian reaches this region; their centres lie at x, y, z of {spans} A")
     if pixel_A > 1.5 * run_pixel_A:
-        _warn(
+        warn(
             f"voxels of {pixel_A:g} A are much larger than the run's {run_pixel_A:g} A: the density is sampled at "
             "their centres, not averaged over them, and fine detail may alias"
         )
     origin = (centre[0] - box // 2 * pixel_A, centre[1] - box // 2 * pixel_A, centre[2] - box // 2 * pixel_A)
     return Map(values, pixel_A, origin)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, Gem3dWarning, stacklevel=3)

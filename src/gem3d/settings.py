@@ -30,8 +30,8 @@ class ReconstructSettings:
     """How the Gaussians are fitted: `volume` reads every image once and fits to their normal equations. Fitting
     image by image is not there yet."""
     gaussians: Annotated[int | Literal["auto"], arg(metavar="N|auto")] = "auto"
-    """Gaussians of a half map; the final map has twice as many. `auto` goes by the volume of the particle. More
-    follow finer detail and cost memory and time."""
+    """Gaussians of a half map; the final map has those of both halves. `auto` starts from the volume of the particle
+    and doubles while held-out particles gain by it. More follow finer detail and cost memory and time."""
     init: Literal["map", "random"] = "map"
     """Where the Gaussians start: drawn from the low-passed linear map of the same half, or at random in a sphere
     (to see that the start does not matter)."""

@@ -6,7 +6,6 @@ image = CTF * exp(-B k^2 / 4) * (projection of the truth at the pose, moved by t
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d.atomic import replacing
-from gem3d.errors import Gem3dWarning, RunDirectoryError, SettingsError
+from gem3d.errors import RunDirectoryError, SettingsError, warn
 from gem3d.maps import Map, read_map, write_map
 from gem3d.optics import contrast_transfer_function, ctf_coefficients
 from gem3d.particles import Particles, write_relion_star
@@ -264,21 +263,17 @@ def _warn_of_the_box(source: Structure | Map, box_size_px: int, pixel_size_A: fl
     box_A = box_size_px * pixel_size_A
     if isinstance(source, Map):
         if source.voxel_size_A > pixel_size_A * 1.001:
-            _warn(
+            warn(
                 f"the map's voxels are {source.voxel_size_A:g} A wide: it holds nothing finer than "
                 f"{2 * source.voxel_size_A:g} A, though images of {pixel_size_A:g} A pixels could"
             )
         return
     radius_A = float(np.linalg.norm(source.positions_A - source.positions_A.mean(axis=0), axis=1).max())
     if 2 * radius_A > box_A:
-        _warn(
+        warn(
             f"the structure reaches {radius_A:.0f} A from its centre and the box is only {box_A:.0f} A wide: "
             "what lies outside is cut off; use a larger --box-size"
         )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, Gem3dWarning, stacklevel=3)
 
 
 def _check_folder(out: Path, outputs: tuple[Path, ...], overwrite: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import IO
 
 import gemmi
 import numpy as np
@@ -100,7 +101,13 @@ def structure_to_gaussians(
 
 def packaged_structure() -> Structure:
     """The model that comes with the program: beta-galactosidase, PDB entry 5A1A."""
-    with files("gem3d.data").joinpath("5a1a.npz").open("rb") as stream, np.load(stream) as data:
+    with files("gem3d.data").joinpath("5a1a.npz").open("rb") as stream:
+        return read_compact_structure(stream)
+
+
+def read_compact_structure(file: str | Path | IO[bytes]) -> Structure:
+    """Read what `write_compact_structure` wrote."""
+    with np.load(file) as data:
         return Structure(
             data["positions"] * POSITION_STEP_A,
             data["atomic_numbers"],
@@ -108,8 +115,8 @@ def packaged_structure() -> Structure:
         )
 
 
-def write_packaged_structure(source: str | Path, path: str | Path) -> None:
-    """Convert a PDB or mmCIF file to the compact form read by `packaged_structure`.
+def write_compact_structure(source: str | Path, path: str | Path) -> None:
+    """Convert a PDB or mmCIF file to the form of the packaged model.
 
     Positions become int16 multiples of 0.01 A, B factors uint8 multiples of 0.5 A^2 (so at most 127.5).
     """

@@ -20,17 +20,20 @@ FSC_THRESHOLD = 0.143
 """Half-map FSC at which the map of all data correlates 0.5 with the truth (Rosenthal & Henderson 2003)."""
 
 
-def fourier_shell_correlation(a: FloatVolume, b: FloatVolume, mask: FloatVolume | None = None) -> Curve:
+def fourier_shell_correlation(
+    a: FloatVolume, b: FloatVolume, mask: FloatVolume | None = None, *, last_shell: int | None = None
+) -> Curve:
     """FSC of two maps (Harauz & van Heel 1986): Re sum A conj(B) / sqrt(sum |A|^2 sum |B|^2) over each shell.
 
     Parameters
     ----------
     a, b: `(D, D, D)` maps.
     mask: `(D, D, D)` multiplies both maps first; None for the unmasked FSC.
+    last_shell: where the curve ends; None for D//2.
 
     Returns
     -------
-    `(D//2 + 1,)` one value a shell, shell = round(|k| in Fourier pixels); 0 where either map has no power.
+    `(last_shell + 1,)` one value a shell, shell = round(|k| in Fourier pixels); 0 where either map has no power.
 
     Raises
     ------
@@ -44,7 +47,8 @@ def fourier_shell_correlation(a: FloatVolume, b: FloatVolume, mask: FloatVolume 
     power_a = shell_sums(np.abs(spectrum_a) ** 2, box_size, shells)
     power_b = shell_sums(np.abs(spectrum_b) ** 2, box_size, shells)
     norm = np.sqrt(power_a * power_b)
-    return np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+    curve = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+    return curve if last_shell is None else curve[: last_shell + 1]
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,8 @@ def mask_corrected_fsc(
     last_shell: last Fourier shell that the maps were made from; curves end there. None for D//2.
     """
     box_size = check_same_box(half1=half1, half2=half2, mask=mask)
-    shells = slice(0, None if last_shell is None else last_shell + 1)
-    unmasked = fourier_shell_correlation(half1, half2)[shells]
-    masked = fourier_shell_correlation(half1, half2, mask)[shells]
+    unmasked = fourier_shell_correlation(half1, half2, last_shell=last_shell)
+    masked = fourier_shell_correlation(half1, half2, mask, last_shell=last_shell)
     randomised = np.zeros_like(masked)
     corrected = masked.copy()
     below = np.flatnonzero(unmasked[1:] < RANDOMISE_BELOW_FSC)
@@ -103,7 +102,8 @@ def mask_corrected_fsc(
             randomise_phases(half1, first_shell, (seed, 1)),
             randomise_phases(half2, first_shell, (seed, 2)),
             mask,
-        )[shells]
+            last_shell=last_shell,
+        )
         beyond = slice(first_shell + 2, None)
         corrected[beyond] = (masked[beyond] - randomised[beyond]) / np.maximum(1 - randomised[beyond], 1e-6)
     resolution = resolution_at(corrected, threshold, pixel_size_A, box_size)

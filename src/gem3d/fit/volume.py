@@ -83,11 +83,6 @@ class VolumeFit:
     stopped: Gaussians
     rounds: tuple[Round, ...]
 
-    @property
-    def steps(self) -> int:
-        """Steps of all rounds."""
-        return sum(r.steps for r in self.rounds)
-
 
 def fit_volume(
     start: Gaussians,
@@ -110,23 +105,25 @@ def fit_volume(
     progress: called with (steps done, steps expected).
     """
     grid = grid_of(training, support_A)
-    operator, judge = NormalOperator(training, grid), NormalOperator(held_out, grid)
+    operator = NormalOperator(training, grid)
+    judge = NormalOperator(held_out, grid) if held_out.n_particles > 0 else None
+    most_steps = MAX_STEPS if judge is not None else UNJUDGED_STEPS
     rounds: list[Round] = []
     counter = _Counter(progress)
     best, best_loss = start, math.inf
     candidate, rate = start, RESTART_RATE if restart else 1.0
     while True:
-        fitted, loss, done = _run_round(candidate, operator, judge, grid, rate, counter)
+        fitted, loss, done = _run_round(candidate, operator, judge, grid, rate, counter, most_steps)
         kept = not rounds or best_loss - loss > GROWTH_GAIN * abs(best_loss)
         rounds.append(Round(len(candidate), len(done[0]), *done, kept))
         if not kept:
             break
         best, best_loss = fitted, loss
-        if held_out.n_particles == 0 or 2 * len(best) > most_gaussians:
+        if judge is None or 2 * len(best) > most_gaussians:
             break
         candidate, rate = split(best, MIN_SCALE_VOXELS * grid.voxel_size_A), RESTART_RATE
     folded = best
-    if held_out.n_particles > 0:
+    if judge is not None:
         folded, *_ = _run_round(best, operator + judge, None, grid, FOLD_RATE, counter, FOLD_STEPS)
     return VolumeFit(folded, best, tuple(rounds))
 
@@ -152,12 +149,9 @@ def _run_round(
     grid: Grid,
     rate: float,
     counter: _Counter,
-    max_steps: int = MAX_STEPS,
+    most_steps: int,
 ) -> tuple[Gaussians, float, tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Descend until the judge's likelihood stops gaining; without a judge, or an empty one, all steps."""
-    judged = judge is not None and judge.n_particles > 0
-    if judge is not None and not judged:
-        max_steps = min(max_steps, UNJUDGED_STEPS)
+    """Descend until the judge's likelihood stops gaining; without a judge, `most_steps` steps."""
     min_log_scale = math.log(MIN_SCALE_VOXELS * grid.voxel_size_A)
     trained = {name: t.clone().requires_grad_() for name, t in gaussians.parameters.items()}
     current = gaussians.replaced(trained)
@@ -174,12 +168,12 @@ def _run_round(
     best, best_loss, since_best = gaussians, math.inf, 0
     training_loss: list[float] = []
     held_out_loss: list[float] = []
-    for _ in range(max_steps):
+    for _ in range(most_steps):
         volume = voxelize_on(current, grid)
         with torch.no_grad():
             values = volume.detach()
             v_hat = operator.transform(values)
-            if judged and judge is not None:
+            if judge is not None:
                 loss = judge.loss(values, v_hat) / judge.n_particles
                 held_out_loss.append(loss)
                 if loss < best_loss:
@@ -197,7 +191,7 @@ def _run_round(
         with torch.no_grad():
             current.log_scales.clamp_(min=min_log_scale)
         counter.step()
-    found = best if judged else current.detached()
+    found = current.detached() if judge is None else best
     return found, best_loss, (tuple(training_loss), tuple(held_out_loss))
 
 

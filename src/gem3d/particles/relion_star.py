@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gem3d.errors import Gem3dWarning, ParticleFileError
+from gem3d.errors import ParticleFileError, warn
 from gem3d.particles.image_names import split_image_names
 from gem3d.particles.particles import Particles
 from gem3d.particles.poses import euler_to_matrix
@@ -55,7 +54,7 @@ def read_relion_star(path: Path | str, *, ctf: bool = True, ignore_extras: bool 
     except ParticleFileError as extras:
         if not ignore_extras:
             raise
-        warnings.warn(f"{extras} It is ignored, as asked.", Gem3dWarning, stacklevel=2)
+        warn(f"{extras} It is ignored, as asked.")
     groups, optics_index = joined.groups(ctf)
     rotations = euler_to_matrix(np.stack([table.numbers(column) for column in _ANGLES], axis=1))
     stack_index, image_index, stacks = split_image_names(table.raw("rlnImageName"), path)

@@ -1,0 +1,87 @@
+"""The settings held against the data: what a reconstruction starts from, or why it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gem3d.assess.shells import FloatVolume
+from gem3d.errors import ParticleFileError, SettingsError, warn
+from gem3d.fit.accumulate import assign_halves
+from gem3d.maps import read_mask
+from gem3d.particles import ImageSource, read_particles
+from gem3d.settings import ReconstructSettings
+
+# Where no diameter is given, the background lies outside this share of the box.
+BACKGROUND_DIAMETER_BOXES = 0.9
+# A particle or a resolution smaller than this in the image is a slip of the unit.
+FEWEST_PIXELS_ACROSS = 8
+FEWEST_SHELLS = 4
+MASK_PIXEL_TOLERANCE = 0.01
+
+
+def find_images(
+    particle_file: str | Path, settings: ReconstructSettings
+) -> tuple[ImageSource, NDArray[np.int8]]:
+    """Particles whose stacks are all there, and the half set of each."""
+    particles = read_particles(particle_file, ctf=settings.ctf, ignore_extras=settings.ignore_optics_extras)
+    images = ImageSource(particles, settings.datadir)
+    drawn = settings.halves == "random"
+    if not drawn and not images.particles.half_set.any():
+        warn(
+            f"{particle_file}: column rlnRandomSubset is missing, so the half sets are drawn at random; if all "
+            "particles were refined together, the half maps are not independent and the resolution is optimistic"
+        )
+    halves = assign_halves(images.particles.half_set, settings.seed, random=drawn, source=str(particle_file))
+    for half in (1, 2):
+        if not (halves == half).any():
+            raise ParticleFileError(
+                f"{particle_file}: column rlnRandomSubset: no particle is in half set {half}; complete the "
+                "file, or ask for random halves (--halves random)"
+            )
+    return images, halves
+
+
+def background_diameter_A(given_A: float | None, box_size: int, pixel_size_A: float) -> float:
+    """Diameter in A of the sphere that holds the particle; background lies outside."""
+    if given_A is None:
+        return BACKGROUND_DIAMETER_BOXES * box_size * pixel_size_A
+    smallest_A, largest_A = FEWEST_PIXELS_ACROSS * pixel_size_A, (box_size - 2) * pixel_size_A
+    if not smallest_A <= given_A <= largest_A:
+        raise SettingsError(
+            f"--particle-diameter {given_A:g}: give {smallest_A:.0f} to {largest_A:.0f} A; the box is "
+            f"{box_size * pixel_size_A:.0f} A wide and needs some background"
+        )
+    return given_A
+
+
+def last_shell_of(max_resolution_A: float | None, box_size: int, pixel_size_A: float) -> int | None:
+    """Last Fourier shell to use; None for the last before Nyquist."""
+    if max_resolution_A is None:
+        return None
+    if max_resolution_A < 2 * pixel_size_A:
+        warn(
+            f"--max-resolution {max_resolution_A:g} is finer than Nyquist; {2 * pixel_size_A:g} A is used, two "
+            "pixels"
+        )
+        return None
+    shell = int(box_size * pixel_size_A / max_resolution_A + 1e-6)
+    if shell < FEWEST_SHELLS:
+        raise SettingsError(
+            f"--max-resolution {max_resolution_A:g}: leaves {shell} Fourier shells of a box of "
+            f"{box_size * pixel_size_A:.0f} A; give {box_size * pixel_size_A / FEWEST_SHELLS:.1f} A or finer"
+        )
+    return shell if shell < (box_size - 1) // 2 else None
+
+
+def measuring_mask(path: Path, box_size: int, pixel_size_A: float) -> FloatVolume:
+    """The mask given by the user, on the box of the particles."""
+    found = read_mask(path, box_size)
+    if found.voxel_size_A > 0 and abs(found.voxel_size_A / pixel_size_A - 1) > MASK_PIXEL_TOLERANCE:
+        warn(
+            f"{path}: the mask's voxels are {found.voxel_size_A:g} A wide, the particles' pixels "
+            f"{pixel_size_A:g} A; it is used as if they were alike"
+        )
+    return found.values

@@ -1,0 +1,103 @@
+"""What a run says of itself: the head of run.log, summary.json and the claim in words."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gem3d.assess import CalibratedFSC, GuinierFit, MaskCorrectedFSC, ResolutionClaim, resolution_at
+from gem3d.fit.volume import VolumeFit
+from gem3d.progress import Reporter
+from gem3d.runtime import peak_memory_GB
+from gem3d.settings import ReconstructSettings
+
+
+def log_start(
+    reporter: Reporter, particle_file: str | Path, settings: ReconstructSettings, threads: int
+) -> None:
+    """Versions, input and settings, as the first lines of the log."""
+    found = ", ".join(f"{name} {number}" for name, number in _versions().items())
+    reporter.log.write(f"gem3d {version('gem3d')}; {found}; threads: {threads}")
+    reporter.log.write(f"particle file {Path(particle_file).absolute()}")
+    reporter.log.write(f"settings {json.dumps(asdict(settings), default=str)}")
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "numpy", "scipy", "numba", "gemmi", "mrcfile")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: version(name) for name in names},
+    }
+
+
+def describe_claim(claim: ResolutionClaim) -> str:
+    """One line for the reader: the resolution with its interval, or why there is none."""
+    low_A, high_A = (f"{end:.2f}" if end is not None else "open" for end in claim.interval_A)
+    if claim.kind == "none":
+        return f"none claimed: {claim.reason}"
+    number = f"{claim.resolution_A:.2f} A" if claim.resolution_A is not None else "interval only"
+    note = "" if claim.reason is None else f" ({claim.reason})"
+    return f"{number}, 90 % interval {low_A} to {high_A} A{note}"
+
+
+def summarise(
+    settings: ReconstructSettings,
+    particle_file: str | Path,
+    halves: np.ndarray,
+    fits: list[VolumeFit],
+    final: VolumeFit,
+    corrected: MaskCorrectedFSC,
+    linear_masked: np.ndarray,
+    calibrated: CalibratedFSC,
+    guinier: GuinierFit | None,
+    reporter: Reporter,
+    *,
+    pixel_size_A: float,
+    box_size: int,
+    threads: int,
+) -> dict[str, Any]:
+    """Everything needed to quote and to repeat the run."""
+
+    def crossing(curve: np.ndarray) -> dict[str, Any]:
+        return asdict(resolution_at(curve, 0.143, pixel_size_A, box_size))
+
+    return {
+        "gem3d": version("gem3d"),
+        "versions": _versions(),
+        "particle_file": str(particle_file),
+        "settings": asdict(settings),
+        "device": "cpu",
+        "threads": threads,
+        "particles": {"half1": int((halves == 1).sum()), "half2": int((halves == 2).sum())},
+        "box_size_px": box_size,
+        "pixel_size_A": pixel_size_A,
+        "gaussians": {
+            "half1": len(fits[0].gaussians),
+            "half2": len(fits[1].gaussians),
+            "final": len(final.gaussians),
+        },
+        "rounds": {
+            name: [{"gaussians": r.n_gaussians, "steps": r.steps, "kept": r.kept} for r in fit.rounds]
+            for name, fit in (("half1", fits[0]), ("half2", fits[1]), ("final", final))
+        },
+        "resolution": {
+            "claim": describe_claim(calibrated.claim),
+            "calibrated": asdict(calibrated.claim),
+            "masked": crossing(corrected.masked),
+            "corrected": crossing(corrected.corrected),
+            "unmasked": crossing(corrected.unmasked),
+            "linear_masked": crossing(linear_masked),
+        },
+        "guinier": None if guinier is None else asdict(guinier),
+        "seconds": reporter.seconds,
+        "images_per_second": round(len(halves) / reporter.seconds["accumulate"], 1),
+        "peak_memory_GB": round(peak_memory_GB(), 3),
+        "warnings": reporter.warnings,
+    }
