@@ -1,9 +1,9 @@
 """gem3d: cryo-EM maps made of Gaussians."""
 
-from gem3d.runtime import choose_kernel_cache, share_cores
+from gem3d.runtime import choose_kernel_cache, tune_libraries
 
 # Before anything imports numba or torch.
-share_cores()
+tune_libraries()
 choose_kernel_cache()
 
 from gem3d.assess import fourier_shell_correlation  # noqa: E402

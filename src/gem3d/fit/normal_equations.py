@@ -15,15 +15,16 @@ for K.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from gem3d.errors import MapError
+from gem3d.fit.half_space import Positions, columns, inverse_transform, shells
 from gem3d.kernels.insert_slices import PADDING, accumulator_shape
 
 # A Fourier voxel that fewer than this share of its shell's mean weight has reached is left at zero.
@@ -100,77 +101,55 @@ class NormalEquations:
             float(m["power"]),
         )
 
-    def right_side(self, box_size: int | None = None) -> torch.Tensor:
-        """Right side b on the grid of the box, or on a coarser one of `box_size` voxels over the same width.
+    def right_side(self, box_size: int, positions: Positions) -> torch.Tensor:
+        """Right side b at some voxels of the grid of the images, or of a coarser one over the same width.
 
-        Returns `(box, box, box)` float32 [z, y, x], centre at box//2.
+        Parameters
+        ----------
+        box_size: voxels along the whole box on that grid.
+        positions: of the voxels wanted along z, y, x, counted from the box centre.
+
+        Returns
+        -------
+        `(len(z), len(y), len(x))` float32.
         """
-        box = box_size or self.box_size_px
-        spectrum = torch.complex(*self._padded_spectrum(box, 2))
-        values = torch.fft.irfftn(spectrum, s=(PADDING * box,) * 3, norm="forward")
-        first = PADDING * box // 2 - box // 2
-        correction = sinc_squared(torch.arange(box) - box // 2, PADDING * box)
-        b = torch.fft.fftshift(values)[(slice(first, first + box),) * 3].clone()
-        return _divide_per_axis(b, (correction,) * 3)
+        data = ((x, torch.complex(group[..., 0], group[..., 1])) for x, group in self._columns(box_size))
+        return _gridded(inverse_transform(data, PADDING * box_size, positions), PADDING * box_size, positions)
 
-    def kernel(self, lags: tuple[int, int, int], box_size: int | None = None) -> torch.Tensor:
-        """K at lags -n+1 to n-1 along each axis, n from `lags` (z, y, x); see `right_side` for `box_size`.
-
-        Returns `(2 nz - 1, 2 ny - 1, 2 nx - 1)` float32, lag 0 in the middle.
-        """
-        box = box_size or self.box_size_px
-        (weight,) = self._padded_spectrum(box, 1)
-        padded = PADDING * box
-        values = torch.fft.fftshift(torch.fft.irfftn(weight + 0j, s=(padded,) * 3, norm="forward"))
-        middle = padded // 2
-        cropped = values[tuple(slice(middle - n + 1, middle + n) for n in lags)].clone()
-        return _divide_per_axis(cropped, tuple(sinc_squared(torch.arange(-n + 1, n), padded) for n in lags))
+    def kernel(self, box_size: int, lags: Positions) -> torch.Tensor:
+        """K at some lags along z, y, x; parameters and result as for `right_side`."""
+        weight = ((x, group[..., 2]) for x, group in self._columns(box_size))
+        return _gridded(inverse_transform(weight, PADDING * box_size, lags), PADDING * box_size, lags)
 
     def linear_map(self) -> torch.Tensor:
         """Reconstruction without any prior, IFFT(N / W), zero where W is below `WEIGHT_FLOOR` of its shell's mean.
 
         Returns `(D, D, D)` float32 [z, y, x].
         """
-        box = self.box_size_px
-        re, im, weight = *self._padded_spectrum(box, 2), *self._padded_spectrum(box, 1)
-        shell = _padded_shells(PADDING * box)
-        n_shells = int(shell.max()) + 1
-        total = torch.zeros(n_shells, dtype=torch.float64).index_add_(
-            0, shell.flatten(), weight.double().flatten()
-        )
-        mean = total / torch.bincount(shell.flatten(), minlength=n_shells)
-        reached = weight > (WEIGHT_FLOOR * mean).float()[shell]
-        inverse = torch.where(reached, 1 / torch.where(reached, weight, 1.0), 0.0)
-        values = torch.fft.fftshift(
-            torch.fft.irfftn(
-                torch.complex(re * inverse, im * inverse), s=(PADDING * box,) * 3, norm="forward"
-            )
-        )
-        first = PADDING * box // 2 - box // 2
-        correction = sinc_squared(torch.arange(box) - box // 2, PADDING * box)
-        linear = values[(slice(first, first + box),) * 3] / (PADDING * box) ** 3
-        return _divide_per_axis(linear, (correction,) * 3)
+        box, padded = self.box_size_px, PADDING * self.box_size_px
+        extent = self.accumulator.shape[2] - 1
+        total = torch.zeros(2 * extent, dtype=torch.float64)
+        count = torch.zeros_like(total)
+        for x, group in self._columns(box):
+            shell = shells(extent, x, group.shape[2]).flatten()
+            total += torch.bincount(shell, group[..., 2].flatten(), minlength=2 * extent)
+            count += torch.bincount(shell, minlength=2 * extent)
+        floor = (WEIGHT_FLOOR * total / count.clamp(min=1)).float()
 
-    def _padded_spectrum(self, box: int, channels: int) -> tuple[torch.Tensor, ...]:
-        """N as (real, imaginary), or (W,), in rfft layout on the grid padded to `PADDING * box`, zero elsewhere."""
-        wanted = (0, 1) if channels == 2 else (2,)
-        extent = min(self.accumulator.shape[2] - 1, PADDING * box // 2 - 1)
-        middle = self.accumulator.shape[2] - 1
-        window = slice(middle - extent, middle + extent + 1)
-        part = self.accumulator[window, window, : extent + 1]
-        padded = PADDING * box
-        # -extent..extent -> positions in the transform's order
-        position = torch.arange(-extent, extent + 1) % padded
-        parts = []
-        for channel in wanted:
-            values = part[..., channel].clone()
-            # The plane x = 0 receives each sample's complex conjugate from the other half space.
-            mirrored = values[:, :, 0].flip(0, 1)
-            values[:, :, 0] += -mirrored if channel == 1 else mirrored
-            spectrum = torch.zeros(padded, padded, padded // 2 + 1)
-            spectrum[position[:, None], position, : extent + 1] = values
-            parts.append(spectrum)
-        return tuple(parts)
+        def regular() -> Iterator[tuple[int, torch.Tensor]]:
+            for x, group in self._columns(box):
+                weight = group[..., 2]
+                reached = weight > floor[shells(extent, x, group.shape[2])]
+                inverse = reached / torch.where(reached, weight, 1.0) / padded**3
+                yield x, torch.complex(group[..., 0] * inverse, group[..., 1] * inverse)
+
+        along = torch.arange(box) - box // 2
+        return _gridded(inverse_transform(regular(), padded, (along,) * 3), padded, (along,) * 3)
+
+    def _columns(self, box_size: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Columns of the accumulator up to the last frequency of a grid of `box_size` voxels."""
+        extent = self.accumulator.shape[2] - 1
+        return columns(self.accumulator, min(extent, PADDING * box_size // 2 - 1))
 
 
 def sinc_squared(position: torch.Tensor, padded_size: int) -> torch.Tensor:
@@ -178,13 +157,9 @@ def sinc_squared(position: torch.Tensor, padded_size: int) -> torch.Tensor:
     return torch.sinc(position.double() / padded_size) ** 2
 
 
-def _divide_per_axis(values: torch.Tensor, factors: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    z, y, x = ((1 / f).float() for f in factors)
-    return values * z[:, None, None] * y[:, None] * x
-
-
-def _padded_shells(padded: int) -> torch.Tensor:
-    """Nearest shell of every voxel of a padded transform in rfft layout, `(M, M, M//2 + 1)` int64."""
-    k = torch.from_numpy(np.fft.fftfreq(padded, 1 / padded)).float()
-    kx = torch.arange(padded // 2 + 1).float()
-    return (k[:, None, None] ** 2 + k[:, None] ** 2 + kx**2).sqrt().round().long()
+def _gridded(values: torch.Tensor, padded_size: int, positions: Positions) -> torch.Tensor:
+    """Undo the blur of trilinear insertion at voxels or lags along z, y, x; in place."""
+    for axis, position in enumerate(positions):
+        factor = (1 / sinc_squared(position, padded_size)).float()
+        values *= factor.view([-1 if a == axis else 1 for a in range(3)])
+    return values

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import torch
 from scipy.fft import next_fast_len
 
+from gem3d.fit.half_space import Positions
 from gem3d.fit.normal_equations import NormalEquations
+
+# Columns of the padded transform are worked on in groups of this size, small enough for a processor's cache.
+LARGEST_GROUP_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,14 @@ class Grid:
     def crop(self) -> tuple[slice, slice, slice]:
         """Index of the support box in an array of the whole box."""
         z, y, x = (slice(s, s + n) for s, n in zip(self.start, self.shape, strict=True))
+        return z, y, x
+
+    @property
+    def positions(self) -> Positions:
+        """Voxels of the support box along z, y, x, counted from the box centre."""
+        z, y, x = (
+            torch.arange(s, s + n) - self.box_size // 2 for s, n in zip(self.start, self.shape, strict=True)
+        )
         return z, y, x
 
     def index_coordinates(self, centres_A: torch.Tensor) -> torch.Tensor:
@@ -62,20 +74,25 @@ class Grid:
 
 
 class NormalOperator:
-    """loss(V) = <V, K * V> - 2 <V, b> for volumes inside the support of a grid."""
+    """loss(V) = <V, K * V> - 2 <V, b> for volumes inside the support of a grid.
+
+    The convolution needs FFTs of twice the support. The columns kx of the padded transform are independent of one
+    another in between the transforms along x, so they are computed a few at a time, without ever holding the whole:
+    along y and z, times K, and back, inside the cache.
+    """
 
     def __init__(self, equations: NormalEquations, grid: Grid) -> None:
         self.grid = grid
         self.n_particles = equations.n_particles
-        self.b = equations.right_side(grid.box_size)[grid.crop].contiguous()
-        kernel = equations.kernel(grid.shape, grid.box_size)
+        self.b = equations.right_side(grid.box_size, grid.positions)
         nz, ny, nx = (next_fast_len(2 * n - 1, real=True) for n in grid.shape)
         self.fft_shape = (nz, ny, nx)
-        wrapped = torch.zeros(self.fft_shape)
-        z, y, x = (torch.arange(-n + 1, n) % m for n, m in zip(grid.shape, self.fft_shape, strict=True))
-        wrapped[z[:, None, None], y[:, None], x] = kernel
-        # K is even, so its transform is real.
-        self.k_hat = torch.fft.rfftn(wrapped).real.contiguous()
+        # Lags in the order of the transform; those between n - 1 and -(n - 1) meet only voxels of the padding.
+        lag_y, lag_x = (((torch.arange(m) + m // 2) % m - m // 2) for m in (ny, nx))
+        # K is even: its lags z >= 0 hold all, and its transform is real. Order x, y, z, as the columns are visited.
+        kernel = equations.kernel(grid.box_size, (torch.arange(nz // 2 + 1), lag_y, lag_x))
+        k_hat = torch.fft.hfft(torch.fft.rfft2(kernel), n=nz, dim=0)
+        self.k_hat = k_hat.permute(2, 1, 0).contiguous()
         self._multiplicity = torch.full((nx // 2 + 1,), 2.0)
         self._multiplicity[0] = 1
         if nx % 2 == 0:
@@ -91,24 +108,34 @@ class NormalOperator:
         both.k_hat = self.k_hat + other.k_hat
         return both
 
-    def transform(self, volume: torch.Tensor) -> torch.Tensor:
-        """Padded transform of a volume of the support's shape."""
-        v_hat: torch.Tensor = torch.fft.rfftn(volume, s=self.fft_shape)
-        return v_hat
+    def loss_and_gradient(
+        self, volume: torch.Tensor, judge: NormalOperator | None = None
+    ) -> tuple[float, torch.Tensor, float]:
+        """Loss, its gradient 2 (K * V - b), and the loss under another operator of the same grid.
 
-    def loss_and_gradient(self, volume: torch.Tensor, v_hat: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """Loss and its gradient 2 (K * V - b), given the volume and its `transform` (overwritten)."""
-        product = v_hat.mul_(self.k_hat)
+        Parameters
+        ----------
+        volume: of the support's shape.
+        judge: shares the transform of the volume, so that its loss costs little; without one that loss is 0.
+        """
         nz, ny, nx = self.grid.shape
-        kv = torch.fft.irfftn(product, s=self.fft_shape)[:nz, :ny, :nx]
+        padded_z, padded_y, padded_x = self.fft_shape
+        lines = torch.fft.rfft(volume, n=padded_x).permute(2, 1, 0).contiguous()
+        group = max(1, LARGEST_GROUP_BYTES // (8 * padded_y * padded_z))
+        judged = torch.zeros((), dtype=torch.float64)
+        for first in range(0, len(lines), group):
+            part = slice(first, first + group)
+            v_hat = torch.fft.fft(torch.fft.fft(lines[part], n=padded_y, dim=1), n=padded_z, dim=2)
+            if judge is not None:
+                # Parseval: no inverse transform is needed.
+                power = v_hat.real.square().addcmul_(v_hat.imag, v_hat.imag).mul_(judge.k_hat[part])
+                judged += torch.dot(power.sum((1, 2)), self._multiplicity[part]).double()
+            v_hat.mul_(self.k_hat[part])
+            lines[part] = torch.fft.ifft(torch.fft.ifft(v_hat, dim=2)[:, :, :nz], dim=1)[:, :ny]
+        kv = torch.fft.irfft(lines.permute(2, 1, 0), n=padded_x)[..., :nx]
         loss = torch.sum(volume * (kv - 2 * self.b), dtype=torch.float64)
-        return float(loss), 2 * (kv - self.b)
-
-    def loss(self, volume: torch.Tensor, v_hat: torch.Tensor) -> float:
-        """Loss alone, without an inverse transform (Parseval)."""
-        spectrum = torch.view_as_real(v_hat).square().sum(-1)
-        quadratic = torch.sum(
-            torch.sum(spectrum * self.k_hat, dim=(0, 1), dtype=torch.float64) * self._multiplicity
-        )
-        nz, ny, nx = self.fft_shape
-        return float(quadratic / (nz * ny * nx) - 2 * torch.sum(volume * self.b, dtype=torch.float64))
+        judge_loss = 0.0
+        if judge is not None:
+            quadratic = float(judged) / (padded_z * padded_y * padded_x)
+            judge_loss = quadratic - 2 * float(torch.sum(volume * judge.b, dtype=torch.float64))
+        return float(loss), 2 * (kv - self.b), judge_loss

@@ -171,17 +171,14 @@ def _run_round(
     for _ in range(most_steps):
         volume = voxelize_on(current, grid)
         with torch.no_grad():
-            values = volume.detach()
-            v_hat = operator.transform(values)
-            if judge is not None:
-                loss = judge.loss(values, v_hat) / judge.n_particles
-                held_out_loss.append(loss)
-                if loss < best_loss:
-                    best, best_loss, since_best = current.detached(), loss, 0
-                else:
-                    since_best += 1
-            loss, gradient = operator.loss_and_gradient(values, v_hat)
-            training_loss.append(loss / max(operator.n_particles, 1))
+            loss, gradient, judged = operator.loss_and_gradient(volume.detach(), judge)
+        training_loss.append(loss / max(operator.n_particles, 1))
+        if judge is not None:
+            held_out_loss.append(judged / judge.n_particles)
+            if held_out_loss[-1] < best_loss:
+                best, best_loss, since_best = current.detached(), held_out_loss[-1], 0
+            else:
+                since_best += 1
         if since_best >= PATIENCE or _stalled(held_out_loss):
             break
         optimiser.zero_grad(set_to_none=True)
