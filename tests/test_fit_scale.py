@@ -43,7 +43,7 @@ def equations_of(gaussians: Gaussians, pixel_size_A: float) -> NormalEquations:
     transforms = torch.fft.rfft2(images)
     weighted = weigh_slices(transforms, None, torch.zeros(200, 2), weight, 1 / (BOX * pixel_size_A))
     insert_slices(equations.accumulator, weighted, rotations)
-    return NormalEquations(equations.accumulator, BOX, pixel_size_A, 200, 0.0)
+    return NormalEquations(equations.accumulator, BOX, pixel_size_A, 200)
 
 
 @PIXEL_SIZES

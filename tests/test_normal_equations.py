@@ -109,15 +109,16 @@ def test_linear_map_of_noise_free_projections():
 
 def test_equations_add_and_survive_a_file(tmp_path):
     parts = [
-        NormalEquations(
-            torch.rand_like(NormalEquations.zeros(12, PIXEL_A).accumulator), 12, PIXEL_A, i + 1, 2.0
-        )
+        NormalEquations(torch.rand_like(NormalEquations.zeros(12, PIXEL_A).accumulator), 12, PIXEL_A, i + 1)
         for i in range(2)
     ]
     total = parts[0] + parts[1]
     assert total.n_particles == 3
-    assert total.power == 4.0
     assert torch.equal(total.accumulator, parts[0].accumulator + parts[1].accumulator)
+    in_place = NormalEquations(parts[0].accumulator.clone(), 12, PIXEL_A, 1)
+    in_place += parts[1]
+    assert torch.equal(in_place.accumulator, total.accumulator)
+    assert in_place.n_particles == 3
     total.save(tmp_path / "equations.safetensors")
     again = NormalEquations.load(tmp_path / "equations.safetensors")
     assert torch.equal(again.accumulator, total.accumulator)

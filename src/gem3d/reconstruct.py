@@ -33,7 +33,7 @@ from gem3d.maps import write_map
 from gem3d.progress import Reporter
 from gem3d.runtime import available_threads, kernels_are_compiled, set_threads
 from gem3d.settings import ReconstructSettings
-from gem3d.summary import log_start, summarise
+from gem3d.summary import describe_rounds, log_start, summarise
 
 # Volume of the particle that one Gaussian stands for at the start, when their number is chosen automatically.
 VOLUME_PER_GAUSSIAN_A3 = 80.0
@@ -128,23 +128,14 @@ def _reconstruct(
             report(number, 2)
         linear = (linear_maps[0], linear_maps[1])
 
-    fits: list[VolumeFit] = []
-    densities: list[FloatVolume] = []
-    for number, (half, values) in enumerate(zip(sets, linear, strict=True), start=1):
-        with reporter.stage(f"fit half {number}", "steps") as report:
-            fits.append(_fit_half(half, values, number, diameter_A, settings, report))
-        reporter.log.write(
-            f"fit half {number}: "
-            + "; ".join(
-                f"{r.n_gaussians} Gaussians, {r.steps} steps, held-out loss {min(r.held_out_loss, default=0):.5g}"
-                + ("" if r.kept else " (not kept)")
-                for r in fits[-1].rounds
-            )
-        )
-        densities.append(_density(fits[-1].gaussians, box_size, pixel_size_A))
-        write_map(out / f"half{number}.mrc", densities[-1], pixel_size_A)
+    fits = _fit_halves(sets, linear, diameter_A, settings, reporter)
+    densities = [_density(fit.gaussians, box_size, pixel_size_A) for fit in fits]
+    for number, density in enumerate(densities, start=1):
+        write_map(out / f"half{number}.mrc", density, pixel_size_A)
     with reporter.stage("fit final map", "steps") as report:
         final = _fit_final(fits, sets, report)
+    reporter.log.write(f"fit final map: {describe_rounds(final)}")
+    del sets  # most of the memory, and not needed any more
 
     with reporter.stage("assess") as report:
         mean_linear = np.asarray((linear[0] + linear[1]) / 2, dtype=np.float32)
@@ -200,6 +191,21 @@ def _reconstruct(
     )
 
 
+def _fit_halves(
+    sets: tuple[HalfSet, HalfSet],
+    linear: tuple[FloatVolume, FloatVolume],
+    diameter_A: float,
+    settings: ReconstructSettings,
+    reporter: Reporter,
+) -> list[VolumeFit]:
+    fits: list[VolumeFit] = []
+    for number, (half, values) in enumerate(zip(sets, linear, strict=True), start=1):
+        with reporter.stage(f"fit half {number}", "steps") as report:
+            fits.append(_fit_half(half, values, number, diameter_A, settings, report))
+        reporter.log.write(f"fit half {number}: {describe_rounds(fits[-1])}")
+    return fits
+
+
 def _fit_half(
     half: HalfSet,
     linear: FloatVolume,
@@ -234,14 +240,17 @@ def _fit_half(
 def _fit_final(fits: list[VolumeFit], sets: tuple[HalfSet, HalfSet], report: Any) -> VolumeFit:
     """Fit all data, from the mean of both half maps: together they hold twice the Gaussians at half the mass.
 
-    It starts from the maps that have not seen the held-out particles, so that these can still tell when to stop.
+    It starts from the maps that have not seen the held-out particles, so that these can still tell when to stop. The
+    equations of both halves are added up in those of half 1.
     """
     start = fits[0].stopped.scaled(0.5).joined(fits[1].stopped.scaled(0.5))
     centres, reach = start.centres_A.numpy()[:, ::-1], 6.0
     support = tuple(
         (float(a - reach), float(b + reach)) for a, b in zip(centres.min(0), centres.max(0), strict=True)
     )
-    training, held_out = sets[0].training + sets[1].training, sets[0].held_out + sets[1].held_out
+    training, held_out = sets[0].training, sets[0].held_out
+    training += sets[1].training
+    held_out += sets[1].held_out
     return fit_volume(start, training, held_out, support, restart=True, progress=report)
 
 

@@ -47,6 +47,15 @@ def describe_claim(claim: ResolutionClaim) -> str:
     return f"{number}, 90 % interval {low_A} to {high_A} A{note}"
 
 
+def describe_rounds(fit: VolumeFit) -> str:
+    """One line for the log: Gaussians, steps and held-out loss of every round of a fit."""
+    return "; ".join(
+        f"{r.n_gaussians} Gaussians, {r.steps} steps, held-out loss {min(r.held_out_loss, default=0):.5g}"
+        + ("" if r.kept else " (not kept)")
+        for r in fit.rounds
+    )
+
+
 def summarise(
     settings: ReconstructSettings,
     particle_file: str | Path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 from gem3d.errors import ParticleFileError
 from gem3d.fit.noise import NoiseSpectrum, sample_rows
 from gem3d.fit.normal_equations import NormalEquations
-from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, weigh_slices
+from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, slice_shape, weigh_slices
 from gem3d.optics import ctf_coefficients
 from gem3d.particles import ImageSource, file_order, normalise_background, refuse_unnormalised
 
 BATCH_SIZE = 128
+# Weighted slices of each set that wait for their insertion.
+WAITING_BYTES = 32 << 20
 HELD_OUT_SHARE = 0.05
 
 
@@ -88,8 +91,7 @@ def accumulate(
         half: _noise(images, order[halves[order] == half], seed, particle_radius_px, normalise)
         for half in (1, 2)
     }
-    empty = NormalEquations.zeros(box, pixel_size_A, radius)
-    last = empty.radius
+    last = (box - 1) // 2 if radius is None else radius
     sample_weight = {half: half_plane_weight(1 / noise[half][: last + 1]) for half in (1, 2)}
     coefficients = torch.from_numpy(ctf_coefficients(particles))
     rotations = torch.from_numpy(np.ascontiguousarray(particles.rotations))
@@ -97,30 +99,84 @@ def accumulate(
     held_out = is_held_out(np.arange(len(particles)), seed)
     member = halves.astype(np.int64) * 2 + held_out
 
-    sets = {key: NormalEquations.zeros(box, pixel_size_A, radius) for key in (2, 3, 4, 5)}
-    counts = dict.fromkeys(sets, 0)
+    sets = {key: _SlicesOfSet(box, pixel_size_A, last) for key in (2, 3, 4, 5)}
     done = 0
-    for batch in images.batches(order, BATCH_SIZE):
+    for batch in images.batches(_by_set_in_blocks(order, member, BATCH_SIZE), BATCH_SIZE):
         transforms = _transforms(images, batch.rows, batch.images, particle_radius_px, normalise)
-        for key, equations in sets.items():
-            inside = np.flatnonzero(member[batch.rows] == key)
-            if len(inside) == 0:
-                continue
-            rows = torch.from_numpy(batch.rows[inside])
-            weighted = weigh_slices(
-                transforms[torch.from_numpy(inside)],
+        edges = np.searchsorted(member[batch.rows], (*sets, len(sets) + 2))
+        for (key, slices), begin, end in zip(sets.items(), edges[:-1], edges[1:], strict=True):
+            rows = torch.from_numpy(batch.rows[begin:end])
+            slices.add(
+                transforms[begin:end],
                 coefficients[rows],
                 shifts_px[rows],
+                rotations[rows],
                 sample_weight[key // 2],
-                1 / (box * pixel_size_A),
             )
-            insert_slices(equations.accumulator, weighted, rotations[rows])
-            counts[key] += len(inside)
         done += len(batch.rows)
         if progress is not None:
             progress(done, len(particles))
-    final = {key: replace(equations, n_particles=counts[key]) for key, equations in sets.items()}
+    final = {key: slices.finish() for key, slices in sets.items()}
     return HalfSet(final[2], final[3], noise[1]), HalfSet(final[4], final[5], noise[2])
+
+
+def _by_set_in_blocks(order: NDArray[np.int64], member: NDArray[np.int64], block: int) -> NDArray[np.int64]:
+    """The same rows, those of each block sorted by the set that they belong to."""
+    return order[np.lexsort((member[order], np.arange(len(order)) // block))]
+
+
+class _SlicesOfSet:
+    """Weighted slices on their way into the equations of one set.
+
+    The accumulator is far larger than a cache; many slices at once visit it once.
+    """
+
+    def __init__(self, box_size_px: int, pixel_size_A: float, radius: int) -> None:
+        self._equations = NormalEquations.zeros(box_size_px, pixel_size_A, radius)
+        shape = slice_shape(radius)
+        self._waiting = torch.empty((max(8, WAITING_BYTES // (4 * math.prod(shape))), *shape))
+        self._rotations = torch.empty((len(self._waiting), 3, 3), dtype=torch.float64)
+        self._n_waiting = 0
+        self._n_particles = 0
+
+    def add(
+        self,
+        transforms: torch.Tensor,
+        ctf_coefficients: torch.Tensor,
+        shifts_px: torch.Tensor,
+        rotations: torch.Tensor,
+        sample_weight: torch.Tensor,
+    ) -> None:
+        """Take the slices of some images; parameters as of `weigh_slices`."""
+        done = 0
+        step_per_A = 1 / (self._equations.box_size_px * self._equations.pixel_size_A)
+        while done < len(transforms):
+            if self._n_waiting == len(self._waiting):
+                self._insert()
+            n = min(len(transforms) - done, len(self._waiting) - self._n_waiting)
+            taken, slots = slice(done, done + n), slice(self._n_waiting, self._n_waiting + n)
+            weigh_slices(
+                transforms[taken],
+                ctf_coefficients[taken],
+                shifts_px[taken],
+                sample_weight,
+                step_per_A,
+                out=self._waiting[slots],
+            )
+            self._rotations[slots] = rotations[taken]
+            self._n_waiting += n
+            done += n
+
+    def finish(self) -> NormalEquations:
+        """The equations of every image added."""
+        self._insert()
+        return replace(self._equations, n_particles=self._n_particles)
+
+    def _insert(self) -> None:
+        waiting = slice(0, self._n_waiting)
+        insert_slices(self._equations.accumulator, self._waiting[waiting], self._rotations[waiting])
+        self._n_particles += self._n_waiting
+        self._n_waiting = 0
 
 
 def _transforms(

@@ -6,7 +6,7 @@ t_i its shift and sigma^2 the noise power of its shell, two Fourier volumes hold
     N(k) = sum_i conj(C_i) Y_i exp(+2 pi i k.t_i) / sigma^2        (right side)
     W(k) = sum_i |C_i|^2 / sigma^2                                 (weight)
 
-    loss(V) = sum_i |Y_i - C_i P_i V|^2 / sigma^2 = <V, K * V> - 2 <V, b> + power
+    loss(V) = sum_i |Y_i - C_i P_i V|^2 / sigma^2 = <V, K * V> - 2 <V, b> + constant
     b = IFFT(N) / sinc^2(r / M),   K = IFFT(W) / sinc^2(lag / M)
 
 on a grid padded to M = 2 D. The division undoes the blur of trilinear insertion, in position for b and in the lag
@@ -16,7 +16,7 @@ for K.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,20 +42,18 @@ class NormalEquations:
     box_size_px: D, of the images.
     pixel_size_A: of the images.
     n_particles: images inserted.
-    power: sum of |Y|^2 / sigma^2 over the images, the loss of the empty volume.
     """
 
     accumulator: torch.Tensor
     box_size_px: int
     pixel_size_A: float
     n_particles: int
-    power: float
 
     @classmethod
     def zeros(cls, box_size_px: int, pixel_size_A: float, radius: int | None = None) -> NormalEquations:
         """Equations of no image; `radius` is the last Fourier shell, by default the last before Nyquist."""
         shape = accumulator_shape((box_size_px - 1) // 2 if radius is None else radius)
-        return cls(torch.zeros(shape), box_size_px, pixel_size_A, 0, 0.0)
+        return cls(torch.zeros(shape), box_size_px, pixel_size_A, 0)
 
     @property
     def radius(self) -> int:
@@ -63,19 +61,28 @@ class NormalEquations:
         return (self.accumulator.shape[2] - 2) // PADDING
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
+        return self._with(self.accumulator + self._fitting(other), other)
+
+    def __iadd__(self, other: NormalEquations) -> NormalEquations:
+        """The sum in the memory of the left side, whose earlier value is lost."""
+        return self._with(self.accumulator.add_(self._fitting(other)), other)
+
+    def _with(self, accumulator: torch.Tensor, other: NormalEquations) -> NormalEquations:
+        return replace(
+            self,
+            accumulator=accumulator,
+            n_particles=self.n_particles + other.n_particles,
+        )
+
+    def _fitting(self, other: NormalEquations) -> torch.Tensor:
+        """The other's accumulator, if it is of the same grid."""
         mine = (self.box_size_px, self.pixel_size_A, self.radius)
         theirs = (other.box_size_px, other.pixel_size_A, other.radius)
         if mine != theirs:
             raise MapError(
                 f"normal equations of unlike grids do not add: (box px, pixel size A, last shell) {mine} and {theirs}"
             )
-        return NormalEquations(
-            self.accumulator + other.accumulator,
-            self.box_size_px,
-            self.pixel_size_A,
-            self.n_particles + other.n_particles,
-            self.power + other.power,
-        )
+        return other.accumulator
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file."""
@@ -83,7 +90,6 @@ class NormalEquations:
             "box_size_px": repr(self.box_size_px),
             "pixel_size_A": repr(self.pixel_size_A),
             "n_particles": repr(self.n_particles),
-            "power": repr(self.power),
         }
         save_file({"accumulator": self.accumulator}, path, metadata)
 
@@ -98,7 +104,6 @@ class NormalEquations:
             int(m["box_size_px"]),
             float(m["pixel_size_A"]),
             int(m["n_particles"]),
-            float(m["power"]),
         )
 
     def right_side(self, box_size: int, positions: Positions) -> torch.Tensor:

@@ -19,6 +19,7 @@ import torch
 from scipy.fft import next_fast_len
 
 from gem3d.assess.shells import FloatVolume
+from gem3d.fit.adam import Adam
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.operator import Grid, NormalOperator
 from gem3d.gaussians import Gaussians, split
@@ -156,20 +157,13 @@ def _run_round(
     min_log_scale = math.log(MIN_SCALE_VOXELS * grid.voxel_size_A)
     trained = {name: t.clone().requires_grad_() for name, t in gaussians.parameters.items()}
     current = gaussians.replaced(trained)
-    rates = (CENTRE_STEP_VOXELS * grid.voxel_size_A, LOG_SCALE_STEP, QUATERNION_STEP, RAW_MASS_STEP)
-    optimiser = torch.optim.Adam(
-        [{"params": [t], "lr": rate * r} for t, r in zip(trained.values(), rates, strict=True)],
-        betas=BETAS,
-        fused=True,
-    )
+    step_sizes = (CENTRE_STEP_VOXELS * grid.voxel_size_A, LOG_SCALE_STEP, QUATERNION_STEP, RAW_MASS_STEP)
+    adam = Adam(list(trained.values()), step_sizes, BETAS)
     warm_up = WARM_UP_STEPS if rate < 1 else 1
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1.0, (step + 1) / warm_up) / (1 + step / DECAY_STEPS)
-    )
     best, best_loss, since_best = gaussians, math.inf, 0
     training_loss: list[float] = []
     held_out_loss: list[float] = []
-    for _ in range(most_steps):
+    for step in range(most_steps):
         volume = voxelize_on(current, grid)
         with torch.no_grad():
             loss, gradient, judged = operator.loss_and_gradient(volume.detach(), judge)
@@ -182,10 +176,8 @@ def _run_round(
                 since_best += 1
         if since_best >= PATIENCE or _stalled(held_out_loss):
             break
-        optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(volume, gradient)
-        optimiser.step()
-        schedule.step()
+        adam.step(rate * min(1.0, (step + 1) / warm_up) / (1 + step / DECAY_STEPS))
         with torch.no_grad():
             current.log_scales.clamp_(min=min_log_scale)
         counter.step()

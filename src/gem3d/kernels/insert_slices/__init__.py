@@ -5,9 +5,16 @@ from __future__ import annotations
 import torch
 
 from gem3d.kernels.insert_slices import cpu
-from gem3d.kernels.insert_slices.reference import PADDING, accumulator_shape
+from gem3d.kernels.insert_slices.reference import PADDING, accumulator_shape, slice_shape
 
-__all__ = ["PADDING", "accumulator_shape", "half_plane_weight", "insert_slices", "weigh_slices"]
+__all__ = [
+    "PADDING",
+    "accumulator_shape",
+    "half_plane_weight",
+    "insert_slices",
+    "slice_shape",
+    "weigh_slices",
+]
 
 
 def half_plane_weight(shell_weight: torch.Tensor) -> torch.Tensor:
@@ -40,6 +47,7 @@ def weigh_slices(
     shifts_px: torch.Tensor,
     sample_weight: torch.Tensor,
     frequency_step_per_A: float,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Multiply image transforms by CTF, phase of the shift and weight.
 
@@ -50,6 +58,7 @@ def weigh_slices(
     shifts_px: `(b, 2)` x, y: where the model's centre appears, relative to pixel D//2.
     sample_weight: `(2 radius + 1, radius + 1)` float32 from `half_plane_weight`.
     frequency_step_per_A: width of a Fourier pixel, 1 / (D pixel_size_A).
+    out: memory for the result.
 
     Returns
     -------
@@ -64,7 +73,7 @@ def weigh_slices(
         units = torch.tensor([f * f, f * f, f * f, f**4, 1.0, f * f, 1.0], dtype=torch.float64)
         units[:5] /= torch.pi  # radians -> half turns
         per_pixel = (ctf_coefficients * units).float()
-    out = torch.empty((n, 2 * radius + 1, radius + 1, 3))
+    out = torch.empty((n, *slice_shape(radius))) if out is None else out
     cpu.weigh_slices(
         torch.view_as_real(transforms).numpy(),
         per_pixel.numpy(),

@@ -106,7 +106,7 @@ def _add_pair(flat, cell, share, fx, re, im, w):  # type: ignore[no-untyped-def]
 def _where_between(start, step, low, high):  # type: ignore[no-untyped-def]
     """Integers i, give or take one at each end, with low <= start + step * i < high, as (first, last)."""
     if abs(step) < 1e-7:
-        return -_FAR, _FAR
+        return -int(_FAR), int(_FAR)
     inverse = 1.0 / step
     a = min(max((low - start) * inverse, -_FAR), _FAR)
     b = min(max((high - start) * inverse, -_FAR), _FAR)
@@ -130,8 +130,11 @@ def _insert_slabs(flat, extent, weighted, rotations, row_length, slabs):  # type
     radius = weighted.shape[2] - 1
     in_row = 3 * (extent + 1)
     in_plane = in_row * (2 * extent + 1)
+    centre = extent * in_plane + extent * in_row
     one = np.float32(1.0)
     for s in numba.prange(len(slabs)):
+        fraction = np.empty((3, radius + 1), np.float32)
+        cells = np.empty(radius + 1, np.int64)
         slab_first = slabs[s] * PLANES_PER_SLAB - extent
         slab_last = min(extent, slab_first + PLANES_PER_SLAB)
         for b in range(len(weighted)):
@@ -162,15 +165,25 @@ def _insert_slabs(flat, extent, weighted, rotations, row_length, slabs):  # type
                         first += 1
                     while last > first and not _belongs(last, sign, x, dx, z, dz, slab_first, slab_last):
                         last -= 1
-                    for i in range(first, last + 1):
-                        px = sign * (x + dx * i)
-                        py = sign * (y + dy * i)
-                        pz = sign * (z + dz * i)
+                    # Positions first, in a loop that vectorises, then the scattered additions.
+                    n = last + 1 - first
+                    sx, sdx = np.float32(sign * (x + dx * first)), np.float32(sign * dx)
+                    sy, sdy = np.float32(sign * (y + dy * first)), np.float32(sign * dy)
+                    sz, sdz = np.float32(sign * (z + dz * first)), np.float32(sign * dz)
+                    for i in range(n):
+                        step = np.float32(i)
+                        px, py, pz = sx + sdx * step, sy + sdy * step, sz + sdz * step
                         ix, iy, iz = np.floor(px), np.floor(py), np.floor(pz)
-                        fx, fy, fz = np.float32(px - ix), np.float32(py - iy), np.float32(pz - iz)
-                        sample = weighted[b, row, i]
-                        re, im, w = sample[0], sample[1] * np.float32(sign), sample[2]
-                        cell = (int(iz) + extent) * in_plane + (int(iy) + extent) * in_row + 3 * int(ix)
+                        fraction[0, i], fraction[1, i], fraction[2, i] = px - ix, py - iy, pz - iz
+                        cells[i] = (
+                            np.int32(iz) * in_plane + np.int32(iy) * in_row + np.int32(3) * np.int32(ix)
+                        )
+                    flip = np.float32(sign)
+                    for i in range(n):
+                        sample = weighted[b, row, first + i]
+                        re, im, w = sample[0], sample[1] * flip, sample[2]
+                        fx, fy, fz = fraction[0, i], fraction[1, i], fraction[2, i]
+                        cell = centre + cells[i]
                         a11 = fz * fy
                         a10 = fz - a11
                         a01 = fy - a11

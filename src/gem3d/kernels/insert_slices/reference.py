@@ -24,6 +24,11 @@ def accumulator_shape(radius: int) -> tuple[int, int, int, int]:
     return 2 * extent + 1, 2 * extent + 1, extent + 1, 3
 
 
+def slice_shape(radius: int) -> tuple[int, int, int]:
+    """Shape of a weighted slice: ky from -radius to radius, kx from 0 to radius, real and imaginary part, weight."""
+    return 2 * radius + 1, radius + 1, 3
+
+
 def weigh_slices(
     transforms: torch.Tensor,
     ctf: torch.Tensor,
