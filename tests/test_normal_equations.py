@@ -102,9 +102,28 @@ def test_linear_map_of_noise_free_projections():
     weighted = weigh_slices(torch.fft.rfft2(images), None, shifts, weight, 1 / (box * PIXEL_A))
     insert_slices(equations.accumulator, weighted, rotations)
     truth = voxelize(torch.ones(20), centres + box // 2, covariances, (box, box, box))
-    found = equations.linear_map()
+    linear = equations.linear_map()
+    found = torch.from_numpy(linear.values)
+    assert linear.coverage.shape == (equations.radius + 1,)
+    assert linear.coverage.min() > 0.95
     # Gridding averages the samples of each Fourier voxel, which few views do not fill evenly.
     assert float((found - truth).norm() / truth.norm()) < 0.07
+
+
+def test_coverage_tells_missing_views():
+    box, n = 32, 200
+    angle = torch.rand(n, generator=torch.Generator().manual_seed(0)) * 2 * torch.pi
+    about_z = torch.from_numpy(Rotation.from_euler("z", angle.numpy()[:, None]).as_matrix())
+    equations = NormalEquations.zeros(box, PIXEL_A)
+    weight = half_plane_weight(torch.ones(equations.radius + 1))
+    weighted = weigh_slices(
+        torch.fft.rfft2(torch.ones(n, box, box)), None, torch.zeros(n, 2), weight, 1 / (box * PIXEL_A)
+    )
+    insert_slices(equations.accumulator, weighted, about_z)
+    coverage = equations.linear_map().coverage
+    # All views are along z: of a shell only the equator is reached, a band of constant width.
+    assert coverage[10] < 0.25
+    assert coverage[1] > coverage[5] > coverage[10]
 
 
 def test_equations_add_and_survive_a_file(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from gem3d import run_directory
@@ -15,6 +16,7 @@ from gem3d.assess import (
     FSC_COLUMNS,
     CalibratedFSC,
     GuinierFit,
+    ResolutionClaim,
     automatic_mask,
     calibrated_fsc,
     fourier_shell_correlation,
@@ -26,6 +28,7 @@ from gem3d.assess import (
 from gem3d.assess.shells import FloatVolume
 from gem3d.errors import warn
 from gem3d.fit.accumulate import HalfSet, accumulate
+from gem3d.fit.normal_equations import LinearMap
 from gem3d.fit.volume import VolumeFit, fit_volume, grid_of, support_of
 from gem3d.gaussians import Gaussians, initialise_from_map, initialise_random, save_gaussians, save_ply
 from gem3d.inputs import background_diameter_A, find_images, last_shell_of, measuring_mask
@@ -40,6 +43,8 @@ VOLUME_PER_GAUSSIAN_A3 = 80.0
 # No more Gaussians than the grid can tell apart: voxels for each at the start, and after growth.
 VOXELS_PER_GAUSSIAN, FEWEST_VOXELS_PER_GAUSSIAN = 8, 4
 START_LOW_PASS_A = 2.4
+# Share of a shell's Fourier voxels below which the map has gaps worth a warning.
+LEAST_COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,13 @@ def _reconstruct(
     # Every image has been read: from here on there will be new results.
     run_directory.remove_results(out)
     with reporter.stage("linear maps", "maps") as report:
-        linear_maps: list[FloatVolume] = []
+        linear_maps: list[LinearMap] = []
         for number, half in enumerate(sets, start=1):
-            linear_maps.append(_linear(half))
-            write_map(out / f"linear_half{number}.mrc", linear_maps[-1], pixel_size_A)
+            linear_maps.append(half.all.linear_map())
+            write_map(out / f"linear_half{number}.mrc", linear_maps[-1].values, pixel_size_A)
             report(number, 2)
-        linear = (linear_maps[0], linear_maps[1])
+        linear = (linear_maps[0].values, linear_maps[1].values)
+        coverage = np.minimum(linear_maps[0].coverage, linear_maps[1].coverage)
 
     fits = _fit_halves(sets, linear, diameter_A, settings, reporter)
     densities = [_density(fit.gaussians, box_size, pixel_size_A) for fit in fits]
@@ -163,6 +169,7 @@ def _reconstruct(
             last_shell=last_shell,
             progress=report,
         )
+        _warn_of_gaps(coverage, calibrated.claim, box_size, pixel_size_A)
         sharpened, guinier = _sharpen(unfiltered, calibrated, pixel_size_A, settings.bfactor_A2)
 
     write_map(out / "map.mrc", sharpened, pixel_size_A)
@@ -173,8 +180,8 @@ def _reconstruct(
     rows = fsc_rows(corrected, linear_masked, calibrated, pixel_size_A=pixel_size_A, box_size=box_size)
     run_directory.write_csv(out / "fsc.csv", FSC_COLUMNS, rows)
     summary = summarise(
-        settings, particle_file, halves, fits, final, corrected, linear_masked, calibrated, guinier, reporter,
-        pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
+        settings, particle_file, halves, fits, final, corrected, linear_masked, calibrated, guinier, coverage,
+        reporter, pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
     )  # fmt: skip
     run_directory.write_json(out / "summary.json", summary)
     reporter.log.write(f"resolution (calibrated FSC 0.143): {summary['resolution']['claim']}")
@@ -254,9 +261,20 @@ def _fit_final(fits: list[VolumeFit], sets: tuple[HalfSet, HalfSet], report: Any
     return fit_volume(start, training, held_out, support, restart=True, progress=report)
 
 
-def _linear(half: HalfSet) -> FloatVolume:
-    linear: FloatVolume = half.all.linear_map().numpy()
-    return linear
+def _warn_of_gaps(
+    coverage: NDArray[np.float64], claim: ResolutionClaim, box_size: int, pixel_size_A: float
+) -> None:
+    """Warn where a resolution is claimed though some directions of Fourier space were hardly seen."""
+    if claim.estimate_A is None:
+        return
+    last = int(box_size * pixel_size_A / claim.estimate_A)
+    worst = int(np.argmin(coverage[1 : last + 1])) + 1
+    if coverage[worst] < LEAST_COVERAGE:
+        warn(
+            f"the images reach only {100 * coverage[worst]:.0f} % of Fourier space at "
+            f"{box_size * pixel_size_A / worst:.1f} A: views are missing, so that the map is smeared "
+            "along some directions, and its resolution is an average over them"
+        )
 
 
 def _density(gaussians: Gaussians, box_size: int, pixel_size_A: float) -> FloatVolume:

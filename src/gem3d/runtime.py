@@ -62,5 +62,10 @@ def set_threads(n_threads: int) -> None:
 
 def peak_memory_GB() -> float:
     """Largest resident memory of this process so far, in units of 1e9 bytes."""
+    # Linux counts what a parent held before it became this program into ru_maxrss, but not into VmHWM.
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024 / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9

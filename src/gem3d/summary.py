@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gem3d.assess import CalibratedFSC, GuinierFit, MaskCorrectedFSC, ResolutionClaim, resolution_at
+from gem3d.assess.shells import shell_resolution_A
 from gem3d.fit.volume import VolumeFit
 from gem3d.progress import Reporter
 from gem3d.runtime import peak_memory_GB
@@ -37,13 +38,21 @@ def _versions() -> dict[str, str]:
     }
 
 
-def describe_claim(claim: ResolutionClaim) -> str:
-    """One line for the reader: the resolution with its interval, or why there is none."""
+def describe_claim(claim: ResolutionClaim, end_A: float | None = None) -> str:
+    """One line for the reader: the resolution with its interval, or why there is none.
+
+    Parameters
+    ----------
+    end_A: resolution of the last shell, where --max-resolution made the curves end before Nyquist.
+    """
     low_A, high_A = (f"{end:.2f}" if end is not None else "open" for end in claim.interval_A)
     if claim.kind == "none":
         return f"none claimed: {claim.reason}"
     number = f"{claim.resolution_A:.2f} A" if claim.resolution_A is not None else "interval only"
-    note = "" if claim.reason is None else f" ({claim.reason})"
+    reason = claim.reason
+    if reason is not None and end_A is not None and claim.resolution_A == end_A:
+        reason += ", where --max-resolution ends the data"
+    note = "" if reason is None else f" ({reason})"
     return f"{number}, 90 % interval {low_A} to {high_A} A{note}"
 
 
@@ -66,6 +75,7 @@ def summarise(
     linear_masked: np.ndarray,
     calibrated: CalibratedFSC,
     guinier: GuinierFit | None,
+    coverage: np.ndarray,
     reporter: Reporter,
     *,
     pixel_size_A: float,
@@ -77,6 +87,8 @@ def summarise(
     def crossing(curve: np.ndarray) -> dict[str, Any]:
         return asdict(resolution_at(curve, 0.143, pixel_size_A, box_size))
 
+    last = len(calibrated.smoothed) - 1
+    end_A = None if last == box_size // 2 else shell_resolution_A(last, pixel_size_A, box_size)
     return {
         "gem3d": version("gem3d"),
         "versions": _versions(),
@@ -97,13 +109,14 @@ def summarise(
             for name, fit in (("half1", fits[0]), ("half2", fits[1]), ("final", final))
         },
         "resolution": {
-            "claim": describe_claim(calibrated.claim),
+            "claim": describe_claim(calibrated.claim, end_A),
             "calibrated": asdict(calibrated.claim),
             "masked": crossing(corrected.masked),
             "corrected": crossing(corrected.corrected),
             "unmasked": crossing(corrected.unmasked),
             "linear_masked": crossing(linear_masked),
         },
+        "coverage_per_shell": [round(float(share), 4) for share in coverage],
         "guinier": None if guinier is None else asdict(guinier),
         "seconds": reporter.seconds,
         "images_per_second": round(len(halves) / reporter.seconds["accumulate"], 1),

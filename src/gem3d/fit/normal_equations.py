@@ -19,16 +19,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from gem3d.atomic import replacing
 from gem3d.errors import MapError
 from gem3d.fit.half_space import Positions, columns, inverse_transform, shells
 from gem3d.kernels.insert_slices import PADDING, accumulator_shape
 
 # A Fourier voxel that fewer than this share of its shell's mean weight has reached is left at zero.
 WEIGHT_FLOOR = 0.01
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """A reconstruction without a prior.
+
+    Attributes
+    ----------
+    values: `(D, D, D)` float32 [z, y, x].
+    coverage: `(radius + 1,)` share of each shell's Fourier voxels that the images reach; the others are zero.
+    """
+
+    values: NDArray[np.float32]
+    coverage: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -91,7 +108,8 @@ class NormalEquations:
             "pixel_size_A": repr(self.pixel_size_A),
             "n_particles": repr(self.n_particles),
         }
-        save_file({"accumulator": self.accumulator}, path, metadata)
+        with replacing(path) as temporary:
+            save_file({"accumulator": self.accumulator}, temporary, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> NormalEquations:
@@ -126,15 +144,11 @@ class NormalEquations:
         weight = ((x, group[..., 2]) for x, group in self._columns(box_size))
         return _gridded(inverse_transform(weight, PADDING * box_size, lags), PADDING * box_size, lags)
 
-    def linear_map(self) -> torch.Tensor:
-        """Reconstruction without any prior, IFFT(N / W), zero where W is below `WEIGHT_FLOOR` of its shell's mean.
-
-        Returns `(D, D, D)` float32 [z, y, x].
-        """
+    def linear_map(self) -> LinearMap:
+        """Reconstruction without any prior, IFFT(N / W), zero where W is below `WEIGHT_FLOOR` of its shell's mean."""
         box, padded = self.box_size_px, PADDING * self.box_size_px
         extent = self.accumulator.shape[2] - 1
-        total = torch.zeros(2 * extent, dtype=torch.float64)
-        count = torch.zeros_like(total)
+        total, count, reached_count = torch.zeros(3, 2 * extent, dtype=torch.float64)
         for x, group in self._columns(box):
             shell = shells(extent, x, group.shape[2]).flatten()
             total += torch.bincount(shell, group[..., 2].flatten(), minlength=2 * extent)
@@ -143,13 +157,19 @@ class NormalEquations:
 
         def regular() -> Iterator[tuple[int, torch.Tensor]]:
             for x, group in self._columns(box):
-                weight = group[..., 2]
-                reached = weight > floor[shells(extent, x, group.shape[2])]
+                shell, weight = shells(extent, x, group.shape[2]), group[..., 2]
+                reached = weight > floor[shell]
+                reached_count.add_(torch.bincount(shell[reached], minlength=2 * extent))
                 inverse = reached / torch.where(reached, weight, 1.0) / padded**3
                 yield x, torch.complex(group[..., 0] * inverse, group[..., 1] * inverse)
 
         along = torch.arange(box) - box // 2
-        return _gridded(inverse_transform(regular(), padded, (along,) * 3), padded, (along,) * 3)
+        values = _gridded(inverse_transform(regular(), padded, (along,) * 3), padded, (along,) * 3)
+        # Shells of the padded grid are half as wide.
+        pairs = (n[1 : 2 * self.radius + 1].view(-1, 2).sum(1) for n in (reached_count, count))
+        reached_pairs, all_pairs = pairs
+        coverage = torch.cat([(reached_count / count)[:1], reached_pairs / all_pairs])
+        return LinearMap(values.numpy(), coverage.numpy())
 
     def _columns(self, box_size: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Columns of the accumulator up to the last frequency of a grid of `box_size` voxels."""
