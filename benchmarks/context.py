@@ -114,7 +114,7 @@ class Context:
         key = (folder, extra)
         if key not in self._gem3d_runs or repeat:
             self.say(f"gem3d reconstruct {folder.name} {' '.join(extra)}")
-            out = folder / "gem3d"
+            out = folder / "-".join(["gem3d", *(word.strip("-") for word in extra)])
             arguments = ["reconstruct", folder / "particles.star", "--out", out, "--datadir", folder]
             options = ["--threads", str(self.threads), "--quiet", "--overwrite", *self.few_gaussians, *extra]
             usage = run_measured([*gem3d_program(), *arguments, *options])

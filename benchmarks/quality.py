@@ -33,6 +33,7 @@ from score import (
 HALVES = "Half maps against the truth"
 FINAL = "Final map against the truth"
 CALIBRATED = "Calibrated FSC against FSC(G1, truth) FSC(G2, truth)"
+START = "Half maps from two kinds of start"
 
 FINER = "gem3d finer by, %"
 WORST_ABOVE = f"worst shell where RELION > {COMPARE_ABOVE:g}, difference in FSC"
@@ -96,11 +97,31 @@ def perturbed(context: Context) -> Iterator[Measurement]:
         yield from compare(context, case, spec, PERTURBED_TARGETS, {}, calibration=False)
 
 
-def cases(context: Context, make: object) -> Iterator[tuple[str, SetSpec]]:
-    """Every structure and seed asked for."""
+@benchmark(
+    "random_start", "low_snr from Gaussians at random: half maps beside those started from the linear map"
+)
+def random_start(context: Context) -> Iterator[Measurement]:
+    for case, spec in cases(context, low_snr_set, seeds=context.seeds[:1]):
+        folder = context.particle_set(spec)
+        truth = read_map(folder / "truth.mrc").values
+        mask = truth_mask(truth)
+        for start in ("map", "random"):
+            run = context.gem3d(folder, "--init", start)
+            for number in (1, 2):
+                row = f"{case}, half {number}"
+                found = agreement(read_map(run.out / f"half{number}.mrc").values, truth, mask, spec.pixel_A)
+                yield Measurement(START, row, f"FSC 0.5 from {start}, A", found.resolution_A, note=found.note)
+                seconds = run.summary["seconds"][f"fit half {number}"]
+                yield Measurement(START, row, f"fit from {start}, s", seconds)
+
+
+def cases(
+    context: Context, make: object, seeds: tuple[int, ...] | None = None
+) -> Iterator[tuple[str, SetSpec]]:
+    """Every structure and seed asked for, or the given seeds."""
     assert callable(make)
     for structure in context.structures:
-        for seed in context.seeds:
+        for seed in context.seeds if seeds is None else seeds:
             yield f"{Path(structure).stem}, seed {seed}", make(context, structure, seed)
 
 
