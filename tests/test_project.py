@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -124,3 +125,42 @@ def test_reference_gradients() -> None:
     arguments = random_case(5, n=2, n_images=2, sd_px=(1.0, 2.0), spread_px=1.5)
     inputs = [t.double().requires_grad_() for t in arguments]
     assert torch.autograd.gradcheck(lambda *t: project_reference(*t, 4), inputs)
+
+
+@pytest.mark.parametrize(
+    ("box_size", "sd_px", "spread_px"),
+    [
+        (32, (0.8, 3.0), 10.0),
+        (31, (0.8, 3.0), 10.0),
+        (33, (0.3, 0.3), 14.0),
+        (32, (0.3, 8.0), 10.0),
+        (20, (0.5, 4.0), 25.0),
+        (7, (1.0, 2.0), 3.0),
+        (64, (15.0, 40.0), 20.0),
+    ],
+)
+def test_gradients_agree_with_the_reference(
+    box_size: int, sd_px: tuple[float, float], spread_px: float
+) -> None:
+    arguments = random_case(box_size, n=70, n_images=3, sd_px=sd_px, spread_px=spread_px)
+    weight = torch.randn(3, box_size, box_size, generator=torch.Generator().manual_seed(0))
+    ours = [t.clone().requires_grad_() for t in arguments]
+    exact = [t.double().requires_grad_() for t in arguments]
+    (project(*ours, box_size, 1e-9) * weight).sum().backward()
+    (project_reference(*exact, box_size) * weight).sum().backward()
+    for name, a, b in zip(("amplitude", "mean", "covariance", "rotation", "shift"), ours, exact, strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert float((a.grad - b.grad).norm() / b.grad.norm()) < 1e-4, name
+
+
+def test_gradients_do_not_depend_on_the_number_of_threads() -> None:
+    arguments = random_case(5, n=200, n_images=4, sd_px=(0.8, 3.0), spread_px=10.0)
+    found = []
+    for n_threads in (1, 2):
+        numba.set_num_threads(n_threads)
+        leaves = [t.clone().requires_grad_() for t in arguments]
+        project(*leaves, 32).square().sum().backward()
+        found.append([t.grad for t in leaves])
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)

@@ -11,11 +11,17 @@ leaves out what lies beyond the cutoff ellipse. This is the only place that look
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from gem3d.kernels.project.cpu import TAIL_CUTOFF, project_forward_cpu
+from gem3d.kernels.project.cpu import project_backward_cpu, project_forward_cpu
 
 __all__ = ["TAIL_CUTOFF", "project"]
+
+TAIL_CUTOFF = 1e-5
+"""Relative height at which a Gaussian is cut by default. In two dimensions the mass beyond equals it: at most 1e-5 of
+each Gaussian's mass is left out, and no pixel is wrong by more than 1e-5 of the Gaussian's peak."""
 
 
 def project(
@@ -25,8 +31,9 @@ def project(
     rotations: torch.Tensor,
     shifts_px: torch.Tensor,
     box_size: int,
+    tail: float = TAIL_CUTOFF,
 ) -> torch.Tensor:
-    """Project Gaussians at `b` poses.
+    """Project Gaussians at `b` poses; differentiable with respect to all five tensors.
 
     Parameters
     ----------
@@ -36,11 +43,12 @@ def project(
     rotations: `(b, 3, 3)` a point X appears in the camera frame at `rotations[b] @ X`.
     shifts_px: `(b, 2)` where the rotation centre appears (x, y) from the image centre (D//2), in pixels.
     box_size: D, in pixels.
+    tail: each Gaussian is cut where it is below this share of its peak, which leaves out at most that share of its
+        mass.
 
     Returns
     -------
-    `(b, D, D)` float32 images, `[image, y, x]`. Each Gaussian is cut where it is below `TAIL_CUTOFF` of its
-    peak, which leaves out at most that fraction of its mass.
+    `(b, D, D)` float32 images, `[image, y, x]`.
 
     Raises
     ------
@@ -63,7 +71,28 @@ def project(
         raise ValueError(f"box_size must be at least 1, not {box_size}")
     if amplitudes.device.type != "cpu":
         raise ValueError(f"no projection kernel for device {amplitudes.device}; move the tensors to the CPU")
-    return project_forward_cpu(amplitudes, means, covariances, rotations, shifts_px, box_size)
+    if not 0 < tail < 1:
+        raise ValueError(f"tail must lie between 0 and 1, not {tail}")
+    images: torch.Tensor = _Project.apply(  # type: ignore[no-untyped-call]
+        amplitudes, means, covariances, rotations, shifts_px, box_size, tail
+    )
+    return images
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> torch.Tensor:
+        return project_forward_cpu(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:5])
+        ctx.tail = inputs[6]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        a, m, c, r, s = ctx.saved_tensors
+        return (*project_backward_cpu(a, m, c, r, s, ctx.tail, grad_outputs[0]), None, None)
 
 
 def _check(
