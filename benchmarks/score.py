@@ -131,7 +131,9 @@ def calibrated_in(
     halves: tuple[Volume, Volume], linear: tuple[Volume, Volume], mask: Volume, pixel_size_A: float
 ) -> Curve:
     """The calibrated FSC of a run's maps in another mask, NaN beyond its validity."""
-    found = calibrated_fsc(*halves, *linear, mask, pixel_size_A=pixel_size_A)
-    last = -1 if found.valid_up_to_shell is None else found.valid_up_to_shell
-    curve: Curve = np.where(np.arange(len(found.smoothed)) <= last, found.smoothed, np.nan)
+    box_size = len(mask)
+    found = calibrated_fsc(*halves, *linear, mask, pixel_size_A=pixel_size_A, last_shell=(box_size - 1) // 2)
+    curve: Curve = np.full(box_size // 2 + 1, np.nan)
+    n_valid = 0 if found.valid_up_to_shell is None else found.valid_up_to_shell + 1
+    curve[:n_valid] = found.smoothed[:n_valid]
     return curve

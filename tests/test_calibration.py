@@ -186,7 +186,21 @@ def test_perfect_maps_end_at_the_last_valid_shell():
     claim = calibrated_fsc(*maps, *maps, None, pixel_size_A=PIXEL_SIZE_A).claim
     assert claim.kind == "last valid shell"
     assert claim.resolution_A == pytest.approx(2 * PIXEL_SIZE_A)
-    assert claim.reason == "not below 0.143 up to Nyquist (3.00 A)"
+    assert claim.reason == "not below 0.143 up to 3.00 A, where the data end"
+
+
+def test_the_last_shell_of_the_data_claims_nothing():
+    rng = np.random.default_rng(8)
+    truth = white_noise(rng, 48)
+    # With a prior the maps go on where the data end.
+    with_prior = [truth + 0.3 * white_noise(rng, 48) for _ in range(2)]
+    last = 15
+    linear = [radial_filter(m, (np.arange(48) <= last).astype(float)) for m in with_prior]
+    found = calibrated_fsc(*with_prior, *linear, None, pixel_size_A=PIXEL_SIZE_A, last_shell=last)
+    assert len(found.raw) == last + 1
+    assert found.valid_up_to_shell == last - 1
+    assert found.claim.resolution_A == pytest.approx(48 * PIXEL_SIZE_A / (last - 1))
+    assert found.claim.reason.endswith("where the data end")
 
 
 def claim_of(curve: list[float], stderr: float, valid_up_to_shell: int | None) -> ResolutionClaim:
@@ -196,6 +210,7 @@ def claim_of(curve: list[float], stderr: float, valid_up_to_shell: int | None) -
         np.full_like(values, stderr),
         first_shell=1,
         valid_up_to_shell=valid_up_to_shell,
+        last_tested_shell=len(curve) - 1,
         threshold=0.143,
         pixel_size_A=1.0,
         box_size=2 * len(curve) - 2,

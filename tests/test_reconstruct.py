@@ -171,7 +171,7 @@ def test_nothing_beyond_the_finest_resolution_asked_for(
         assert row["fsc_calibrated"] == "" or not beyond
     claim = summary["resolution"]["calibrated"]
     assert claim["resolution_A"] is None or claim["resolution_A"] >= BOX * PIXEL_A / last
-    assert "--max-resolution ends the data" in summary["resolution"]["claim"]
+    assert "where the data end: --max-resolution" in summary["resolution"]["claim"]
     assert len(summary["coverage_per_shell"]) == last + 1
     for curve in ("masked", "corrected", "unmasked", "linear_masked"):
         found = summary["resolution"][curve]["resolution_A"]

@@ -57,23 +57,24 @@ def background_diameter_A(given_A: float | None, box_size: int, pixel_size_A: fl
     return given_A
 
 
-def last_shell_of(max_resolution_A: float | None, box_size: int, pixel_size_A: float) -> int | None:
-    """Last Fourier shell to use; None for the last before Nyquist."""
+def last_shell_of(max_resolution_A: float | None, box_size: int, pixel_size_A: float) -> int:
+    """Last Fourier shell to use: never Nyquist itself, of which an even box holds only half."""
+    last = (box_size - 1) // 2
     if max_resolution_A is None:
-        return None
+        return last
     if max_resolution_A < 2 * pixel_size_A:
         warn(
             f"--max-resolution {max_resolution_A:g} is finer than Nyquist; {2 * pixel_size_A:g} A is used, two "
             "pixels"
         )
-        return None
+        return last
     shell = int(box_size * pixel_size_A / max_resolution_A + 1e-6)
     if shell < FEWEST_SHELLS:
         raise SettingsError(
             f"--max-resolution {max_resolution_A:g}: leaves {shell} Fourier shells of a box of "
             f"{box_size * pixel_size_A:.0f} A; give {box_size * pixel_size_A / FEWEST_SHELLS:.1f} A or finer"
         )
-    return shell if shell < (box_size - 1) // 2 else None
+    return min(shell, last)
 
 
 def measuring_mask(path: Path, box_size: int, pixel_size_A: float) -> FloatVolume:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gem3d.assess import CalibratedFSC, GuinierFit, MaskCorrectedFSC, ResolutionClaim, resolution_at
-from gem3d.assess.shells import shell_resolution_A
+from gem3d.assess.claim import END_OF_DATA
 from gem3d.fit.volume import VolumeFit
 from gem3d.progress import Reporter
 from gem3d.runtime import peak_memory_GB
@@ -38,20 +38,20 @@ def _versions() -> dict[str, str]:
     }
 
 
-def describe_claim(claim: ResolutionClaim, end_A: float | None = None) -> str:
+def describe_claim(claim: ResolutionClaim, *, limited: bool = False) -> str:
     """One line for the reader: the resolution with its interval, or why there is none.
 
     Parameters
     ----------
-    end_A: resolution of the last shell, where --max-resolution made the curves end before Nyquist.
+    limited: --max-resolution made the data end before Nyquist.
     """
     low_A, high_A = (f"{end:.2f}" if end is not None else "open" for end in claim.interval_A)
     if claim.kind == "none":
         return f"none claimed: {claim.reason}"
     number = f"{claim.resolution_A:.2f} A" if claim.resolution_A is not None else "interval only"
     reason = claim.reason
-    if reason is not None and end_A is not None and claim.resolution_A == end_A:
-        reason += ", where --max-resolution ends the data"
+    if limited and reason is not None and reason.endswith(END_OF_DATA):
+        reason += ": --max-resolution"
     note = "" if reason is None else f" ({reason})"
     return f"{number}, 90 % interval {low_A} to {high_A} A{note}"
 
@@ -88,7 +88,6 @@ def summarise(
         return asdict(resolution_at(curve, 0.143, pixel_size_A, box_size))
 
     last = len(calibrated.smoothed) - 1
-    end_A = None if last == box_size // 2 else shell_resolution_A(last, pixel_size_A, box_size)
     return {
         "gem3d": version("gem3d"),
         "versions": _versions(),
@@ -109,7 +108,7 @@ def summarise(
             for name, fit in (("half1", fits[0]), ("half2", fits[1]), ("final", final))
         },
         "resolution": {
-            "claim": describe_claim(calibrated.claim, end_A),
+            "claim": describe_claim(calibrated.claim, limited=last < (box_size - 1) // 2),
             "calibrated": asdict(calibrated.claim),
             "masked": crossing(corrected.masked),
             "corrected": crossing(corrected.corrected),

@@ -12,6 +12,7 @@ from gem3d.assess.shells import Curve, shell_resolution_A
 INTERVAL_SIGMAS = 1.64
 # A single number needs the interval's low-resolution end this close, relative in frequency.
 LARGEST_RELATIVE_ERROR = 0.03
+END_OF_DATA = "where the data end"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def claim_resolution(
     *,
     first_shell: int | None,
     valid_up_to_shell: int | None,
+    last_tested_shell: int,
     threshold: float,
     pixel_size_A: float,
     box_size: int,
@@ -55,6 +57,7 @@ def claim_resolution(
     curve, stderr: `(n,)` smoothed calibrated FSC and its standard error, shells 0 .. n-1.
     first_shell: the first shell whose validity could be tested; the curve is read from here.
     valid_up_to_shell: last shell of the contiguous valid range; None if there is none.
+    last_tested_shell: the last shell whose validity could be tested, as the data end there.
     threshold: usually 0.143.
     pixel_size_A: A per voxel.
     box_size: voxels per side.
@@ -85,11 +88,10 @@ def claim_resolution(
     if not curve[first_shell] >= threshold:
         return ResolutionClaim(None, (None, None), "none", crossing.reason, None)
 
-    if valid_up_to_shell == len(curve) - 1:
-        not_below = crossing.reason
-    else:
-        not_below = (
-            f"not below {threshold:g} up to {last_A:.2f} A, the last shell where the linear half maps "
-            "correlate significantly"
-        )
+    why = (
+        END_OF_DATA
+        if valid_up_to_shell == last_tested_shell
+        else "the last shell where the linear half maps correlate significantly"
+    )
+    not_below = f"not below {threshold:g} up to {last_A:.2f} A, {why}"
     return ResolutionClaim(last_A, interval_A, "last valid shell", not_below, last_A)
