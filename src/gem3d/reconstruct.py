@@ -126,13 +126,11 @@ def _reconstruct(
     # Every image has been read: from here on there will be new results.
     run_directory.remove_results(out)
     with reporter.stage("linear maps", "maps") as report:
-        linear_maps: list[LinearMap] = []
-        for number, half in enumerate(sets, start=1):
-            linear_maps.append(half.all.linear_map())
-            write_map(out / f"linear_half{number}.mrc", linear_maps[-1].values, pixel_size_A)
-            report(number, 2)
-        linear = (linear_maps[0].values, linear_maps[1].values)
-        coverage = np.minimum(linear_maps[0].coverage, linear_maps[1].coverage)
+        linear_maps = _linear_maps(sets, report)
+    for number, linear_map in enumerate(linear_maps, start=1):
+        write_map(out / f"linear_half{number}.mrc", linear_map.values, pixel_size_A)
+    linear = (linear_maps[0].values, linear_maps[1].values)
+    coverage = np.minimum(linear_maps[0].coverage, linear_maps[1].coverage)
 
     fits = _fit_halves(sets, linear, diameter_A, settings, reporter)
     densities = [_density(fit.gaussians, box_size, pixel_size_A) for fit in fits]
@@ -196,6 +194,15 @@ def _reconstruct(
         calibrated,
         summary,
     )
+
+
+def _linear_maps(sets: tuple[HalfSet, HalfSet], report: Any) -> list[LinearMap]:
+    # A function of its own: a loop variable in the caller would keep the last half's equations to the end.
+    maps: list[LinearMap] = []
+    for half in sets:
+        maps.append(half.all.linear_map())
+        report(len(maps), 2)
+    return maps
 
 
 def _fit_halves(
