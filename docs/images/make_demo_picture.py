@@ -93,10 +93,11 @@ def main(demo: Path, target: Path) -> None:
     for axis in axes[:3]:
         axis.axis("off")
     plot = axes[3]
-    calibrated = [float(row["fsc_calibrated"] or "nan") for row in rows]
-    plot.plot(
-        frequency, [float(row["fsc_masked"]) for row in rows], color="0.6", lw=1, label="half maps, masked"
+    # Empty beyond the data and, for the calibrated one, beyond its validity.
+    masked, calibrated = (
+        [float(row[name] or "nan") for row in rows] for name in ("fsc_masked", "fsc_calibrated")
     )
+    plot.plot(frequency, masked, color="0.6", lw=1, label="half maps, masked")
     plot.plot(frequency, calibrated, color="tab:blue", lw=1.6, label="half maps, calibrated")
     plot.plot(frequency, to_truth, color="tab:orange", lw=1.2, ls="--", label="final map and truth, masked")
     plot.axhline(0.143, color="0.8", lw=0.8, zorder=0)
