@@ -126,16 +126,11 @@ def _reconstruct(
     # Every image has been read: from here on there will be new results.
     run_directory.remove_results(out)
     with reporter.stage("linear maps", "maps") as report:
-        linear_maps = _linear_maps(sets, report)
-    for number, linear_map in enumerate(linear_maps, start=1):
-        write_map(out / f"linear_half{number}.mrc", linear_map.values, pixel_size_A)
+        linear_maps = _linear_maps(sets, out, report)
     linear = (linear_maps[0].values, linear_maps[1].values)
     coverage = np.minimum(linear_maps[0].coverage, linear_maps[1].coverage)
 
-    fits = _fit_halves(sets, linear, diameter_A, settings, reporter)
-    densities = [_density(fit.gaussians, box_size, pixel_size_A) for fit in fits]
-    for number, density in enumerate(densities, start=1):
-        write_map(out / f"half{number}.mrc", density, pixel_size_A)
+    fits, half_maps = _fit_halves(sets, linear, diameter_A, out, settings, reporter)
     with reporter.stage("fit final map", "steps") as report:
         final = _fit_final(fits, sets, report)
     reporter.log.write(f"fit final map: {describe_rounds(final)}")
@@ -146,7 +141,6 @@ def _reconstruct(
         mask = given_mask
         if mask is None:
             mask = automatic_mask(mean_linear, pixel_size_A, particle_diameter_A=settings.particle_diameter_A)
-        half_maps = (densities[0], densities[1])
         unfiltered = _density(final.gaussians, box_size, pixel_size_A)
         corrected = mask_corrected_fsc(
             *half_maps, mask, pixel_size_A, seed=settings.seed, last_shell=last_shell
@@ -196,12 +190,14 @@ def _reconstruct(
     )
 
 
-def _linear_maps(sets: tuple[HalfSet, HalfSet], report: Any) -> list[LinearMap]:
-    # A function of its own: a loop variable in the caller would keep the last half's equations to the end.
+# Functions of their own, because a loop variable in the caller would keep the last half's equations to the end. Each
+# map is written as soon as it is there.
+def _linear_maps(sets: tuple[HalfSet, HalfSet], out: Path, report: Any) -> list[LinearMap]:
     maps: list[LinearMap] = []
-    for half in sets:
+    for number, half in enumerate(sets, start=1):
         maps.append(half.all.linear_map())
-        report(len(maps), 2)
+        write_map(out / f"linear_half{number}.mrc", maps[-1].values, half.training.pixel_size_A)
+        report(number, 2)
     return maps
 
 
@@ -209,15 +205,20 @@ def _fit_halves(
     sets: tuple[HalfSet, HalfSet],
     linear: tuple[FloatVolume, FloatVolume],
     diameter_A: float,
+    out: Path,
     settings: ReconstructSettings,
     reporter: Reporter,
-) -> list[VolumeFit]:
+) -> tuple[list[VolumeFit], tuple[FloatVolume, FloatVolume]]:
     fits: list[VolumeFit] = []
+    maps: list[FloatVolume] = []
     for number, (half, values) in enumerate(zip(sets, linear, strict=True), start=1):
         with reporter.stage(f"fit half {number}", "steps") as report:
             fits.append(_fit_half(half, values, number, diameter_A, settings, report))
         reporter.log.write(f"fit half {number}: {describe_rounds(fits[-1])}")
-    return fits
+        pixel_size_A = half.training.pixel_size_A
+        maps.append(_density(fits[-1].gaussians, len(values), pixel_size_A))
+        write_map(out / f"half{number}.mrc", maps[-1], pixel_size_A)
+    return fits, (maps[0], maps[1])
 
 
 def _fit_half(

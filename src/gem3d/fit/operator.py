@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from scipy.fft import next_fast_len
 
+from gem3d.assess.shells import hermitian_multiplicity
 from gem3d.fit.half_space import Positions
 from gem3d.fit.normal_equations import NormalEquations
 
@@ -32,12 +33,6 @@ class Grid:
     voxel_size_A: float
     start: tuple[int, int, int]
     shape: tuple[int, int, int]
-
-    @property
-    def crop(self) -> tuple[slice, slice, slice]:
-        """Index of the support box in an array of the whole box."""
-        z, y, x = (slice(s, s + n) for s, n in zip(self.start, self.shape, strict=True))
-        return z, y, x
 
     @property
     def positions(self) -> Positions:
@@ -93,10 +88,7 @@ class NormalOperator:
         kernel = equations.kernel(grid.box_size, (torch.arange(nz // 2 + 1), lag_y, lag_x))
         k_hat = torch.fft.hfft(torch.fft.rfft2(kernel), n=nz, dim=0)
         self.k_hat = k_hat.permute(2, 1, 0).contiguous()
-        self._multiplicity = torch.full((nx // 2 + 1,), 2.0)
-        self._multiplicity[0] = 1
-        if nx % 2 == 0:
-            self._multiplicity[-1] = 1
+        self._multiplicity = torch.from_numpy(hermitian_multiplicity(nx)).float()
 
     def __add__(self, other: NormalOperator) -> NormalOperator:
         """Operator of both sets of images, on the same grid."""

@@ -167,12 +167,11 @@ def _insert_slabs(flat, extent, weighted, rotations, row_length, slabs):  # type
                         last -= 1
                     # Positions first, in a loop that vectorises, then the scattered additions.
                     n = last + 1 - first
-                    sx, sdx = np.float32(sign * (x + dx * first)), np.float32(sign * dx)
-                    sy, sdy = np.float32(sign * (y + dy * first)), np.float32(sign * dy)
-                    sz, sdz = np.float32(sign * (z + dz * first)), np.float32(sign * dz)
+                    sx, sdx = sign * (x + dx * first), sign * dx
+                    sy, sdy = sign * (y + dy * first), sign * dy
+                    sz, sdz = sign * (z + dz * first), sign * dz
                     for i in range(n):
-                        step = np.float32(i)
-                        px, py, pz = sx + sdx * step, sy + sdy * step, sz + sdz * step
+                        px, py, pz = sx + sdx * i, sy + sdy * i, sz + sdz * i
                         ix, iy, iz = np.floor(px), np.floor(py), np.floor(pz)
                         fraction[0, i], fraction[1, i], fraction[2, i] = px - ix, py - iy, pz - iz
                         cells[i] = (
