@@ -29,7 +29,9 @@ from gem3d.assess.shells import FloatVolume
 from gem3d.errors import warn
 from gem3d.fit.accumulate import HalfSet, accumulate
 from gem3d.fit.normal_equations import LinearMap
-from gem3d.fit.volume import VolumeFit, fit_volume, grid_of, support_of
+from gem3d.fit.observations import Observations
+from gem3d.fit.result import Fit
+from gem3d.fit.volume import fit_volume, grid_of, support_of
 from gem3d.gaussians import Gaussians, initialise_from_map, initialise_random, save_gaussians, save_ply
 from gem3d.inputs import background_diameter_A, find_images, last_shell_of, measuring_mask
 from gem3d.maps import write_map
@@ -102,6 +104,7 @@ def _reconstruct(
         images, halves = find_images(particle_file, settings)
     particles, box_size, pixel_size_A = images.particles, images.box_size_px, images.particles.pixel_size_A
     diameter_A = background_diameter_A(settings.particle_diameter_A, box_size, pixel_size_A)
+    observations = Observations.of(images, diameter_A / pixel_size_A / 2, normalise=settings.normalise)
     last_shell = last_shell_of(settings.max_resolution_A, box_size, pixel_size_A)
     given_mask = None if settings.mask is None else measuring_mask(settings.mask, box_size, pixel_size_A)
     run_directory.prepare(out, overwrite=settings.overwrite)
@@ -114,15 +117,7 @@ def _reconstruct(
         reporter.say("first run here: kernels are compiled once, which takes up to half a minute")
 
     with reporter.stage("accumulate", "images") as report:
-        sets = accumulate(
-            images,
-            halves,
-            seed=settings.seed,
-            particle_radius_px=diameter_A / pixel_size_A / 2,
-            normalise=settings.normalise,
-            radius=last_shell,
-            progress=report,
-        )
+        sets = accumulate(observations, halves, seed=settings.seed, radius=last_shell, progress=report)
     # Every image has been read: from here on there will be new results.
     run_directory.remove_results(out)
     with reporter.stage("linear maps", "maps") as report:
@@ -208,8 +203,8 @@ def _fit_halves(
     out: Path,
     settings: ReconstructSettings,
     reporter: Reporter,
-) -> tuple[list[VolumeFit], tuple[FloatVolume, FloatVolume]]:
-    fits: list[VolumeFit] = []
+) -> tuple[list[Fit], tuple[FloatVolume, FloatVolume]]:
+    fits: list[Fit] = []
     maps: list[FloatVolume] = []
     for number, (half, values) in enumerate(zip(sets, linear, strict=True), start=1):
         with reporter.stage(f"fit half {number}", "steps") as report:
@@ -228,7 +223,7 @@ def _fit_half(
     diameter_A: float,
     settings: ReconstructSettings,
     report: Any,
-) -> VolumeFit:
+) -> Fit:
     """Fit one half on its own: mask, support, start, random numbers and stopping come from this half alone."""
     pixel_size_A = half.training.pixel_size_A
     mask = automatic_mask(linear, pixel_size_A, particle_diameter_A=diameter_A)
@@ -252,7 +247,7 @@ def _fit_half(
     return fit_volume(start, half.training, half.held_out, support_A, most_gaussians=most, progress=report)
 
 
-def _fit_final(fits: list[VolumeFit], sets: tuple[HalfSet, HalfSet], report: Any) -> VolumeFit:
+def _fit_final(fits: list[Fit], sets: tuple[HalfSet, HalfSet], report: Any) -> Fit:
     """Fit all data, from the mean of both half maps: together they hold twice the Gaussians at half the mass.
 
     It starts from the maps that have not seen the held-out particles, so that these can still tell when to stop. The

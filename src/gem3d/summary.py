@@ -13,7 +13,7 @@ import numpy as np
 
 from gem3d.assess import CalibratedFSC, GuinierFit, MaskCorrectedFSC, ResolutionClaim, resolution_at
 from gem3d.assess.claim import END_OF_DATA
-from gem3d.fit.volume import VolumeFit
+from gem3d.fit.result import Fit
 from gem3d.progress import Reporter
 from gem3d.runtime import peak_memory_GB
 from gem3d.settings import ReconstructSettings
@@ -56,7 +56,7 @@ def describe_claim(claim: ResolutionClaim, *, limited: bool = False) -> str:
     return f"{number}, 90 % interval {low_A} to {high_A} A{note}"
 
 
-def describe_rounds(fit: VolumeFit) -> str:
+def describe_rounds(fit: Fit) -> str:
     """One line for the log: Gaussians, steps and held-out loss of every round of a fit."""
     return "; ".join(
         f"{r.n_gaussians} Gaussians, {r.steps} steps, held-out loss {min(r.held_out_loss, default=0):.5g}"
@@ -69,8 +69,8 @@ def summarise(
     settings: ReconstructSettings,
     particle_file: str | Path,
     halves: np.ndarray,
-    fits: list[VolumeFit],
-    final: VolumeFit,
+    fits: list[Fit],
+    final: Fit,
     corrected: MaskCorrectedFSC,
     linear_masked: np.ndarray,
     calibrated: CalibratedFSC,

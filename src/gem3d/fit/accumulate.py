@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from gem3d.errors import ParticleFileError
 from gem3d.fit.noise import NoiseSpectrum, sample_rows
 from gem3d.fit.normal_equations import NormalEquations
+from gem3d.fit.observations import Observations, transform
 from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, slice_shape, weigh_slices
-from gem3d.optics import ctf_coefficients
-from gem3d.particles import ImageSource, file_order, normalise_background, refuse_unnormalised
+from gem3d.particles import file_order
 
 BATCH_SIZE = 128
 # Weighted slices of each set that wait for their insertion.
@@ -66,12 +66,10 @@ def _hash(rows: NDArray[np.int64], seed: int, stream: int) -> NDArray[np.uint64]
 
 
 def accumulate(
-    images: ImageSource,
+    observations: Observations,
     halves: NDArray[np.int8],
     *,
     seed: int,
-    particle_radius_px: float,
-    normalise: bool = True,
     radius: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[HalfSet, HalfSet]:
@@ -80,37 +78,29 @@ def accumulate(
     Parameters
     ----------
     halves: `(n,)`, 1 or 2.
-    particle_radius_px: outside it lies the background of the normalisation and of the noise estimate.
     radius: last Fourier shell; None for the last before Nyquist.
     progress: called with (images done, images in all).
     """
-    particles, box = images.particles, images.box_size_px
-    pixel_size_A = particles.pixel_size_A
+    particles, box = observations.images.particles, observations.box_size_px
     order = file_order(particles)
-    noise = {
-        half: _noise(images, order[halves[order] == half], seed, particle_radius_px, normalise)
-        for half in (1, 2)
-    }
+    noise = {half: _noise(observations, order[halves[order] == half], seed) for half in (1, 2)}
     last = (box - 1) // 2 if radius is None else radius
     sample_weight = {half: half_plane_weight(1 / noise[half][: last + 1]) for half in (1, 2)}
-    coefficients = torch.from_numpy(ctf_coefficients(particles))
-    rotations = torch.from_numpy(np.ascontiguousarray(particles.rotations))
-    shifts_px = torch.from_numpy(particles.shifts_A / pixel_size_A)
     held_out = is_held_out(np.arange(len(particles)), seed)
     member = halves.astype(np.int64) * 2 + held_out
 
-    sets = {key: _SlicesOfSet(box, pixel_size_A, last) for key in (2, 3, 4, 5)}
+    sets = {key: _SlicesOfSet(box, observations.pixel_size_A, last) for key in (2, 3, 4, 5)}
     done = 0
-    for batch in images.batches(_by_set_in_blocks(order, member, BATCH_SIZE), BATCH_SIZE):
-        transforms = _transforms(images, batch.rows, batch.images, particle_radius_px, normalise)
+    for batch in observations.batches(_by_set_in_blocks(order, member, BATCH_SIZE), BATCH_SIZE):
+        transforms = transform(batch.images)
         edges = np.searchsorted(member[batch.rows], (*sets, len(sets) + 2))
         for (key, slices), begin, end in zip(sets.items(), edges[:-1], edges[1:], strict=True):
             rows = torch.from_numpy(batch.rows[begin:end])
             slices.add(
                 transforms[begin:end],
-                coefficients[rows],
-                shifts_px[rows],
-                rotations[rows],
+                observations.ctf_coefficients[rows],
+                observations.shifts_px[rows],
+                observations.rotations[rows],
                 sample_weight[key // 2],
             )
         done += len(batch.rows)
@@ -179,33 +169,14 @@ class _SlicesOfSet:
         self._n_waiting = 0
 
 
-def _transforms(
-    images: ImageSource,
-    rows: NDArray[np.int64],
-    values: NDArray[np.float32],
-    particle_radius_px: float,
-    normalise: bool,
-) -> torch.Tensor:
-    if normalise:
-        status = normalise_background(values, particle_radius_px)
-        refuse_unnormalised(status, rows, images.particles)
-    transforms: torch.Tensor = torch.fft.rfft2(torch.from_numpy(values))
-    return transforms
-
-
-def _noise(
-    images: ImageSource, rows: NDArray[np.int64], seed: int, particle_radius_px: float, normalise: bool
-) -> torch.Tensor:
+def _noise(observations: Observations, rows: NDArray[np.int64], seed: int) -> torch.Tensor:
     """Noise power per shell of one half set, from a sample of its images."""
     if len(rows) == 0:
+        source = observations.images.particles.source
         raise ParticleFileError(
-            f"{images.particles.source}: a half set is empty; check rlnRandomSubset or use --halves random"
+            f"{source}: a half set is empty; check rlnRandomSubset or use --halves random"
         )
-    spectrum = NoiseSpectrum(images.box_size_px, particle_radius_px)
-    for batch in images.batches(sample_rows(rows, seed), BATCH_SIZE):
-        if normalise:
-            refuse_unnormalised(
-                normalise_background(batch.images, particle_radius_px), batch.rows, images.particles
-            )
+    spectrum = NoiseSpectrum(observations.box_size_px, observations.particle_radius_px)
+    for batch in observations.batches(sample_rows(rows, seed), BATCH_SIZE):
         spectrum.add(torch.from_numpy(batch.images))
     return spectrum.power().clamp(min=1e-6)

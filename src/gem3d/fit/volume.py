@@ -12,25 +12,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
 from gem3d.assess.shells import FloatVolume
-from gem3d.fit.adam import Adam
+from gem3d.fit.descent import MIN_SCALE_VOXELS, Descent, Shapes, StepSizes
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.operator import Grid, NormalOperator
+from gem3d.fit.result import Fit, Round
+from gem3d.fit.stopping import BestSoFar
 from gem3d.gaussians import Gaussians, split
 from gem3d.kernels.voxelize import voxelize
 
 # Steps of Adam, per step and parameter, before the decay. Measured on two atomic models at SNR 0.01 and one at 0.05:
 # a flat optimum in all four; shapes that change faster than this fit sooner and overfit sooner.
-CENTRE_STEP_VOXELS = 0.2
-LOG_SCALE_STEP = 0.012
-QUATERNION_STEP = 0.1
-RAW_MASS_STEP = 0.025
+STEP_SIZES = StepSizes(centre_voxels=0.2, log_scale=0.012, quaternion=0.1, raw_mass=0.025)
 BETAS = (0.6, 0.98)
 DECAY_STEPS = 60.0
 # A fit that goes on from fitted Gaussians takes smaller steps, and the first few smaller still: Adam knows nothing
@@ -40,50 +39,16 @@ WARM_UP_STEPS = 5
 MAX_STEPS = 200
 # Where no particle is held out, nothing can tell when to stop.
 UNJUDGED_STEPS = 40
-# A round ends after so many steps without a gain in held-out likelihood,
-PATIENCE = 6
-# or when the last `GAIN_WINDOW` steps gained less than this share of what the map explains.
-SMALLEST_GAIN = 5e-4
-GAIN_WINDOW = 10
+# A round ends after so many steps without a gain in held-out likelihood, or so many with next to none.
+PATIENCE, GAIN_WINDOW = 6, 10
 # Twice as many Gaussians are kept when they explain this share more of the held-out particles. Splitting alone
 # gains up to 3e-4 by smoothing the model's noise.
 GROWTH_GAIN = 5e-4
 FOLD_STEPS = 10
 FOLD_RATE = 0.2
-# Smallest standard deviation in voxels. Sharper Gaussians reach further towards Nyquist and alias more: the mass of
-# one of 0.5 voxels depends by 1.4 % on where it lies between the voxels, of 0.45 by 4 %.
-MIN_SCALE_VOXELS = 0.5
 
 
-@dataclass(frozen=True)
-class Round:
-    """One round of a fit: its number of Gaussians, steps, and the loss per step and particle.
-
-    held_out_loss: empty where nothing is held out.
-    kept: False for a growth that the held-out particles did not support.
-    """
-
-    n_gaussians: int
-    steps: int
-    training_loss: tuple[float, ...]
-    held_out_loss: tuple[float, ...]
-    kept: bool
-
-
-@dataclass(frozen=True)
-class VolumeFit:
-    """A finished fit.
-
-    Attributes
-    ----------
-    gaussians: the result, held-out particles folded in.
-    stopped: at the best held-out likelihood, before these particles were used.
-    rounds: what was tried.
-    """
-
-    gaussians: Gaussians
-    stopped: Gaussians
-    rounds: tuple[Round, ...]
+Watch = Callable[[Gaussians, float], None]
 
 
 def fit_volume(
@@ -94,8 +59,10 @@ def fit_volume(
     *,
     most_gaussians: int = 0,
     restart: bool = False,
+    shapes: Shapes = Shapes(),  # noqa: B008
     progress: Callable[[int, int], None] | None = None,
-) -> VolumeFit:
+    watch: Watch | None = None,
+) -> Fit:
     """Fit Gaussians to the training equations, from `start`.
 
     Parameters
@@ -105,19 +72,21 @@ def fit_volume(
     most_gaussians: rounds of growth stop short of more; 0 for no growth.
     restart: `start` is fitted already, take small steps.
     progress: called with (steps done, steps expected).
+    watch: called with the Gaussians and their held-out loss per particle as they are judged.
     """
     grid = grid_of(training, support_A)
     operator = NormalOperator(training, grid)
     judge = NormalOperator(held_out, grid) if held_out.n_particles > 0 else None
-    most_steps = MAX_STEPS if judge is not None else UNJUDGED_STEPS
-    rounds: list[Round] = []
     counter = _Counter(progress)
+    rounds: list[Round] = []
     best, best_loss = start, math.inf
     candidate, rate = start, RESTART_RATE if restart else 1.0
     while True:
-        fitted, loss, done = _run_round(candidate, operator, judge, grid, rate, counter, most_steps)
+        descent = Descent(candidate, grid.voxel_size_A, STEP_SIZES, BETAS, shapes)
+        fitted, found = _run_round(descent, operator, judge, grid, rate, counter, watch)
+        loss = min(found.held_out_loss, default=math.inf)
         kept = not rounds or best_loss - loss > GROWTH_GAIN * abs(best_loss)
-        rounds.append(Round(len(candidate), len(done[0]), *done, kept))
+        rounds.append(replace(found, kept=kept))
         if not kept:
             break
         best, best_loss = fitted, loss
@@ -126,8 +95,9 @@ def fit_volume(
         candidate, rate = split(best, MIN_SCALE_VOXELS * grid.voxel_size_A), RESTART_RATE
     folded = best
     if judge is not None:
-        folded, *_ = _run_round(best, operator + judge, None, grid, FOLD_RATE, counter, FOLD_STEPS)
-    return VolumeFit(folded, best, tuple(rounds))
+        descent = Descent(best, grid.voxel_size_A, STEP_SIZES, BETAS, shapes)
+        folded, _ = _run_round(descent, operator + judge, None, grid, FOLD_RATE, counter, None, FOLD_STEPS)
+    return Fit(folded, best, tuple(rounds))
 
 
 class _Counter:
@@ -145,51 +115,36 @@ class _Counter:
 
 
 def _run_round(
-    gaussians: Gaussians,
+    descent: Descent,
     operator: NormalOperator,
     judge: NormalOperator | None,
     grid: Grid,
     rate: float,
     counter: _Counter,
-    most_steps: int,
-) -> tuple[Gaussians, float, tuple[tuple[float, ...], tuple[float, ...]]]:
-    """Descend until the judge's likelihood stops gaining; without a judge, `most_steps` steps."""
-    min_log_scale = math.log(MIN_SCALE_VOXELS * grid.voxel_size_A)
-    trained = {name: t.clone().requires_grad_() for name, t in gaussians.parameters.items()}
-    current = gaussians.replaced(trained)
-    step_sizes = (CENTRE_STEP_VOXELS * grid.voxel_size_A, LOG_SCALE_STEP, QUATERNION_STEP, RAW_MASS_STEP)
-    adam = Adam(list(trained.values()), step_sizes, BETAS)
+    watch: Watch | None,
+    unjudged_steps: int = UNJUDGED_STEPS,
+) -> tuple[Gaussians, Round]:
+    """Descend until the judge's likelihood stops gaining; without a judge, `unjudged_steps` steps."""
     warm_up = WARM_UP_STEPS if rate < 1 else 1
-    best, best_loss, since_best = gaussians, math.inf, 0
+    best = BestSoFar(PATIENCE, GAIN_WINDOW)
     training_loss: list[float] = []
-    held_out_loss: list[float] = []
-    for step in range(most_steps):
-        volume = voxelize_on(current, grid)
+    for step in range(unjudged_steps if judge is None else MAX_STEPS):
+        volume = voxelize_on(descent.current, grid)
         with torch.no_grad():
             loss, gradient, judged = operator.loss_and_gradient(volume.detach(), judge)
         training_loss.append(loss / max(operator.n_particles, 1))
         if judge is not None:
-            held_out_loss.append(judged / judge.n_particles)
-            if held_out_loss[-1] < best_loss:
-                best, best_loss, since_best = current.detached(), held_out_loss[-1], 0
-            else:
-                since_best += 1
-        if since_best >= PATIENCE or _stalled(held_out_loss):
-            break
+            best.see(descent.current, judged / judge.n_particles)
+            if watch is not None:
+                watch(descent.current, best.losses[-1])
+            if best.finished:
+                break
         torch.autograd.backward(volume, gradient)
-        adam.step(rate * min(1.0, (step + 1) / warm_up) / (1 + step / DECAY_STEPS))
-        with torch.no_grad():
-            current.log_scales.clamp_(min=min_log_scale)
+        descent.step(rate * min(1.0, (step + 1) / warm_up) / (1 + step / DECAY_STEPS))
         counter.step()
-    found = current.detached() if judge is None else best
-    return found, best_loss, (tuple(training_loss), tuple(held_out_loss))
-
-
-def _stalled(loss: list[float]) -> bool:
-    if len(loss) <= GAIN_WINDOW:
-        return False
-    best = min(loss)
-    return min(loss[:-GAIN_WINDOW]) - best < SMALLEST_GAIN * abs(best)
+    n = len(descent.current)
+    found = best.gaussians or descent.current.detached()
+    return found, Round(n, len(training_loss), tuple(training_loss), tuple(best.losses))
 
 
 def grid_of(equations: NormalEquations, support_A: tuple[tuple[float, float], ...]) -> Grid:

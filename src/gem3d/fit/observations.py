@@ -1,0 +1,76 @@
+"""Particle images as a fit meets them: normalised, transformed, each with its pose, shift and CTF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gem3d.optics import ctf_coefficients
+from gem3d.particles import ImageBatch, ImageSource, normalise_background, refuse_unnormalised
+
+
+@dataclass(frozen=True)
+class Observations:
+    """All images of a particle set, read when needed.
+
+    Attributes
+    ----------
+    particle_radius_px: outside it lies the background of the normalisation and of the noise estimate.
+    normalise: give each image's background mean 0 and standard deviation 1.
+    ctf_coefficients: `(n, 7)` float64, see `gem3d.optics`.
+    rotations: `(n, 3, 3)` float64 poses.
+    shifts_px: `(n, 2)` float64, where the particle's centre appears.
+    """
+
+    images: ImageSource
+    particle_radius_px: float
+    normalise: bool
+    ctf_coefficients: torch.Tensor
+    rotations: torch.Tensor
+    shifts_px: torch.Tensor
+
+    @classmethod
+    def of(cls, images: ImageSource, particle_radius_px: float, *, normalise: bool = True) -> Observations:
+        """Those of an image source, with the poses and CTFs of its particles."""
+        particles = images.particles
+        return cls(
+            images,
+            particle_radius_px,
+            normalise,
+            torch.from_numpy(ctf_coefficients(particles)),
+            torch.from_numpy(np.ascontiguousarray(particles.rotations)),
+            torch.from_numpy(particles.shifts_A / particles.pixel_size_A),
+        )
+
+    @property
+    def box_size_px(self) -> int:
+        """D, of the images."""
+        return self.images.box_size_px
+
+    @property
+    def pixel_size_A(self) -> float:
+        """Of the images."""
+        return self.images.particles.pixel_size_A
+
+    def batches(self, rows: NDArray[np.int64], batch_size: int) -> Iterator[ImageBatch]:
+        """Images in the given order, normalised if they are to be; valid until the next are asked for.
+
+        Raises
+        ------
+        ImageStackError: an image has no background to normalise by, or holds NaN; or a stack has gone.
+        """
+        for batch in self.images.batches(rows, batch_size):
+            if self.normalise:
+                status = normalise_background(batch.images, self.particle_radius_px)
+                refuse_unnormalised(status, batch.rows, self.images.particles)
+            yield batch
+
+
+def transform(images: NDArray[np.float32]) -> torch.Tensor:
+    """`(b, D, D // 2 + 1)` complex transforms of images, the phase origin at pixel (0, 0)."""
+    transforms: torch.Tensor = torch.fft.rfft2(torch.from_numpy(images))
+    return transforms

@@ -1,0 +1,41 @@
+"""What a fit returns, whichever way it was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gem3d.gaussians import Gaussians
+
+
+@dataclass(frozen=True)
+class Round:
+    """One stretch of a fit with a fixed number of Gaussians; losses are per particle.
+
+    Attributes
+    ----------
+    steps: of Adam.
+    training_loss, held_out_loss: at each evaluation; the second is empty where nothing is held out.
+    kept: False for a growth that the held-out particles did not support.
+    """
+
+    n_gaussians: int
+    steps: int
+    training_loss: tuple[float, ...]
+    held_out_loss: tuple[float, ...]
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished fit.
+
+    Attributes
+    ----------
+    gaussians: the result, held-out particles folded in.
+    stopped: at the best held-out likelihood, before these particles were used.
+    rounds: what was tried.
+    """
+
+    gaussians: Gaussians
+    stopped: Gaussians
+    rounds: tuple[Round, ...]
