@@ -218,7 +218,11 @@ def test_every_warning_is_shown_and_kept(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--fit", "images"], ["not there yet", "--fit volume"]),
+        (["--resume"], ["--resume", "--fit volume"]),
+        (["--fit", "images", "--resume", "--overwrite"], ["--resume", "--overwrite"]),
+        (["--epochs", "3"], ["--epochs", "--fit images"]),
+        (["--fit", "images", "--epochs", "1"], ["--epochs 1", "2 or more"]),
+        (["--freeze", "everything"], ["everything"]),
         (["--device", "cuda"], ["not there yet", "--device cpu"]),
         (["--device", "abacus"], ["abacus"]),
         (["--gaussians", "0"], ["--gaussians 0", "positive"]),

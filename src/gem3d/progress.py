@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -21,7 +22,15 @@ from rich.progress import (
 from gem3d.errors import Gem3dError, Gem3dWarning
 from gem3d.run_log import RunLog
 
-Report = Callable[[int, int], None]
+# A note goes to the log too, if the last one there is older than this.
+SECONDS_BETWEEN_NOTES = 20.0
+
+
+class Report(Protocol):
+    """What a stage of work calls as it goes on."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Say how much is done, of how much, and what there is to say of it."""
 
 
 class Reporter:
@@ -73,7 +82,7 @@ class Reporter:
 
     @contextmanager
     def stage(self, name: str, unit: str = "") -> Iterator[Report]:
-        """Time a stretch of work and show a bar with an estimate of the time left; yields `report(done, total)`.
+        """Time a stretch of work and show a bar with an estimate of the time left; yields a `Report`.
 
         Parameters
         ----------
@@ -90,12 +99,22 @@ class Reporter:
             TimeElapsedColumn(),
             TextColumn("[dim]left"),
             TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
             console=self.console,
         ) as bar:
-            task = bar.add_task(name, total=100)
+            task = bar.add_task(name, total=100, note="")
+            noted_s = start
 
-            def report(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
+            def report(done: int, total: int, note: str = "") -> None:
+                nonlocal noted_s
+                if (
+                    note
+                    and note != bar.tasks[0].fields["note"]
+                    and time.perf_counter() - noted_s > SECONDS_BETWEEN_NOTES
+                ):
+                    noted_s = time.perf_counter()
+                    self.log.write(f"{name}: {100 * done / total:.0f} %, {note}")
+                bar.update(task, completed=done, total=total, note=note)
 
             try:
                 yield report
@@ -104,7 +123,7 @@ class Reporter:
                 raise
             # A fit may stop before its last step: the bar is then full, not stuck.
             done = bar.tasks[0].completed
-            bar.update(task, completed=done or 100, total=done or 100)
+            bar.update(task, completed=done or 100, total=done or 100, note="")
         self.seconds[name] = round(time.perf_counter() - start, 3)
         self.log.write(f"{name}: {self.seconds[name]:.1f} s")
 

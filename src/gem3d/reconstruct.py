@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from gem3d import run_directory
 from gem3d.assess import (
@@ -28,23 +27,21 @@ from gem3d.assess import (
 from gem3d.assess.shells import FloatVolume
 from gem3d.errors import warn
 from gem3d.fit.accumulate import HalfSet, accumulate
+from gem3d.fit.descent import Shapes
+from gem3d.fit.methods import FromEquations, FromImages, Method
 from gem3d.fit.normal_equations import LinearMap
 from gem3d.fit.observations import Observations
 from gem3d.fit.result import Fit
-from gem3d.fit.volume import fit_volume, grid_of, support_of
-from gem3d.gaussians import Gaussians, initialise_from_map, initialise_random, save_gaussians, save_ply
+from gem3d.fit.start import start_of_final, start_of_half
+from gem3d.gaussians import Gaussians, save_gaussians, save_ply
 from gem3d.inputs import background_diameter_A, find_images, last_shell_of, measuring_mask
 from gem3d.maps import write_map
-from gem3d.progress import Reporter
+from gem3d.progress import Report, Reporter
+from gem3d.resume import RunCheckpoints
 from gem3d.runtime import available_threads, kernels_are_compiled, set_threads
 from gem3d.settings import ReconstructSettings
 from gem3d.summary import describe_rounds, log_start, summarise
 
-# Volume of the particle that one Gaussian stands for at the start, when their number is chosen automatically.
-VOLUME_PER_GAUSSIAN_A3 = 80.0
-# No more Gaussians than the grid can tell apart: voxels for each at the start, and after growth.
-VOXELS_PER_GAUSSIAN, FEWEST_VOXELS_PER_GAUSSIAN = 8, 4
-START_LOW_PASS_A = 2.4
 # Share of a shell's Fourier voxels below which the map has gaps worth a warning.
 LEAST_COVERAGE = 0.9
 
@@ -95,7 +92,7 @@ def reconstruct(
 def _reconstruct(
     particle_file: str | Path, out: Path, settings: ReconstructSettings, reporter: Reporter
 ) -> Reconstruction:
-    run_directory.check(out, overwrite=settings.overwrite)
+    run_directory.check(out, overwrite=settings.overwrite, resume=settings.resume)
     threads = settings.threads or available_threads()
     set_threads(threads)
     log_start(reporter, particle_file, settings, threads)
@@ -107,8 +104,9 @@ def _reconstruct(
     observations = Observations.of(images, diameter_A / pixel_size_A / 2, normalise=settings.normalise)
     last_shell = last_shell_of(settings.max_resolution_A, box_size, pixel_size_A)
     given_mask = None if settings.mask is None else measuring_mask(settings.mask, box_size, pixel_size_A)
-    run_directory.prepare(out, overwrite=settings.overwrite)
-    reporter.log.open(out / run_directory.RUN_LOG)
+    checkpoints = RunCheckpoints(out, particle_file, len(particles), settings, threads)
+    run_directory.prepare(out, overwrite=settings.overwrite, resume=settings.resume)
+    reporter.log.open(out / run_directory.RUN_LOG, append=checkpoints.going_on)
     counts = [int((halves == half).sum()) for half in (1, 2)]
     reporter.say(
         f"{len(particles)} particles ({counts[0]} and {counts[1]}), box {box_size} px, {pixel_size_A:g} A/px"
@@ -119,17 +117,21 @@ def _reconstruct(
     with reporter.stage("accumulate", "images") as report:
         sets = accumulate(observations, halves, seed=settings.seed, radius=last_shell, progress=report)
     # Every image has been read: from here on there will be new results.
-    run_directory.remove_results(out)
+    if not checkpoints.going_on:
+        run_directory.remove_results(out)
     with reporter.stage("linear maps", "maps") as report:
         linear_maps = _linear_maps(sets, out, report)
     linear = (linear_maps[0].values, linear_maps[1].values)
     coverage = np.minimum(linear_maps[0].coverage, linear_maps[1].coverage)
 
-    fits, half_maps = _fit_halves(sets, linear, diameter_A, out, settings, reporter)
-    with reporter.stage("fit final map", "steps") as report:
-        final = _fit_final(fits, sets, report)
+    method = _method(settings, sets, observations, halves, checkpoints)
+    del sets  # most of the memory; the method keeps what it needs
+    fits, half_maps = _fit_halves(method, linear, diameter_A, out, settings, reporter)
+    with reporter.stage("fit final map", method.unit) as report:
+        start = start_of_final((fits[0].stopped, fits[1].stopped))
+        final = method.fit_final(start, fits, report)
     reporter.log.write(f"fit final map: {describe_rounds(final)}")
-    del sets  # most of the memory, and not needed any more
+    del method
 
     with reporter.stage("assess") as report:
         mean_linear = np.asarray((linear[0] + linear[1]) / 2, dtype=np.float32)
@@ -171,6 +173,7 @@ def _reconstruct(
         reporter, pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
     )  # fmt: skip
     run_directory.write_json(out / "summary.json", summary)
+    checkpoints.remove()
     reporter.log.write(f"resolution (calibrated FSC 0.143): {summary['resolution']['claim']}")
     reporter.log.write(f"peak memory {summary['peak_memory_GB']:.2f} GB; done")
     return Reconstruction(
@@ -187,7 +190,7 @@ def _reconstruct(
 
 # Functions of their own, because a loop variable in the caller would keep the last half's equations to the end. Each
 # map is written as soon as it is there.
-def _linear_maps(sets: tuple[HalfSet, HalfSet], out: Path, report: Any) -> list[LinearMap]:
+def _linear_maps(sets: tuple[HalfSet, HalfSet], out: Path, report: Report) -> list[LinearMap]:
     maps: list[LinearMap] = []
     for number, half in enumerate(sets, start=1):
         maps.append(half.all.linear_map())
@@ -196,72 +199,48 @@ def _linear_maps(sets: tuple[HalfSet, HalfSet], out: Path, report: Any) -> list[
     return maps
 
 
-def _fit_halves(
+def _method(
+    settings: ReconstructSettings,
     sets: tuple[HalfSet, HalfSet],
+    observations: Observations,
+    halves: NDArray[np.int8],
+    checkpoints: RunCheckpoints,
+) -> Method:
+    shapes = Shapes(rotations=settings.freeze != "rotations", isotropic=settings.isotropic)
+    if settings.fit == "volume":
+        return FromEquations(sets, shapes)
+    epochs = None if settings.epochs == "auto" else settings.epochs
+    return FromImages(
+        sets, shapes, observations, halves, seed=settings.seed, epochs=epochs, checkpoints=checkpoints.open()
+    )
+
+
+def _fit_halves(
+    method: Method,
     linear: tuple[FloatVolume, FloatVolume],
     diameter_A: float,
     out: Path,
     settings: ReconstructSettings,
     reporter: Reporter,
-) -> tuple[list[Fit], tuple[FloatVolume, FloatVolume]]:
+) -> tuple[tuple[Fit, Fit], tuple[FloatVolume, FloatVolume]]:
     fits: list[Fit] = []
     maps: list[FloatVolume] = []
-    for number, (half, values) in enumerate(zip(sets, linear, strict=True), start=1):
-        with reporter.stage(f"fit half {number}", "steps") as report:
-            fits.append(_fit_half(half, values, number, diameter_A, settings, report))
+    for number, (values, held_out) in enumerate(zip(linear, method.held_out, strict=True), start=1):
+        with reporter.stage(f"fit half {number}", method.unit) as report:
+            start = start_of_half(
+                values,
+                held_out,
+                diameter_A,
+                np.random.default_rng([settings.seed, number]),
+                n_gaussians=settings.gaussians,
+                init=settings.start,
+                scale_per_spacing=method.scale_per_spacing,
+            )
+            fits.append(method.fit_half(number, start, report))
         reporter.log.write(f"fit half {number}: {describe_rounds(fits[-1])}")
-        pixel_size_A = half.training.pixel_size_A
-        maps.append(_density(fits[-1].gaussians, len(values), pixel_size_A))
-        write_map(out / f"half{number}.mrc", maps[-1], pixel_size_A)
-    return fits, (maps[0], maps[1])
-
-
-def _fit_half(
-    half: HalfSet,
-    linear: FloatVolume,
-    number: int,
-    diameter_A: float,
-    settings: ReconstructSettings,
-    report: Any,
-) -> Fit:
-    """Fit one half on its own: mask, support, start, random numbers and stopping come from this half alone."""
-    pixel_size_A = half.training.pixel_size_A
-    mask = automatic_mask(linear, pixel_size_A, particle_diameter_A=diameter_A)
-    rng = np.random.default_rng([settings.seed, number])
-    support_A = support_of(mask, pixel_size_A)
-    volume_A3 = float(mask.sum()) * pixel_size_A**3
-    voxels = volume_A3 / grid_of(half.training, support_A).voxel_size_A ** 3
-    if settings.gaussians == "auto":
-        n = max(200, round(min(volume_A3 / VOLUME_PER_GAUSSIAN_A3, voxels / VOXELS_PER_GAUSSIAN)))
-        most = round(voxels / FEWEST_VOXELS_PER_GAUSSIAN)
-    else:
-        n, most = int(settings.gaussians), 0
-    min_scale_A = 0.6 * pixel_size_A
-    low_passed = gaussian_filter(linear, START_LOW_PASS_A / pixel_size_A) * mask
-    if settings.init == "map" and low_passed.max() > 0:
-        start = initialise_from_map(low_passed, pixel_size_A, n, rng, min_scale_A)
-    else:
-        total = max(float(np.maximum(low_passed, 0).sum()), 1e-3) * pixel_size_A**3
-        radius_A = (3 * float(mask.sum()) / (4 * np.pi)) ** (1 / 3) * pixel_size_A
-        start = initialise_random(radius_A, total, n, rng, min_scale_A)
-    return fit_volume(start, half.training, half.held_out, support_A, most_gaussians=most, progress=report)
-
-
-def _fit_final(fits: list[Fit], sets: tuple[HalfSet, HalfSet], report: Any) -> Fit:
-    """Fit all data, from the mean of both half maps: together they hold twice the Gaussians at half the mass.
-
-    It starts from the maps that have not seen the held-out particles, so that these can still tell when to stop. The
-    equations of both halves are added up in those of half 1.
-    """
-    start = fits[0].stopped.scaled(0.5).joined(fits[1].stopped.scaled(0.5))
-    centres, reach = start.centres_A.numpy()[:, ::-1], 6.0
-    support = tuple(
-        (float(a - reach), float(b + reach)) for a, b in zip(centres.min(0), centres.max(0), strict=True)
-    )
-    training, held_out = sets[0].training, sets[0].held_out
-    training += sets[1].training
-    held_out += sets[1].held_out
-    return fit_volume(start, training, held_out, support, restart=True, progress=report)
+        maps.append(_density(fits[-1].gaussians, len(values), held_out.pixel_size_A))
+        write_map(out / f"half{number}.mrc", maps[-1], held_out.pixel_size_A)
+    return (fits[0], fits[1]), (maps[0], maps[1])
 
 
 def _warn_of_gaps(

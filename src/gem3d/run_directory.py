@@ -13,6 +13,8 @@ from gem3d.atomic import replacing
 from gem3d.errors import RunDirectoryError
 
 RUN_LOG = "run.log"
+CHECKPOINTS = "checkpoint"
+"""Folder of what a killed run can go on from."""
 RESULTS = (
     "map.mrc",
     "map_unfiltered.mrc",
@@ -29,8 +31,10 @@ RESULTS = (
 """Every file of a finished run but its log."""
 
 
-def check(out: Path, *, overwrite: bool) -> None:
+def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     """Refuse a folder that holds files, unless `overwrite`; the log that a failed run left does not count.
+
+    With `resume`, a folder that holds checkpoints is welcome.
 
     Raises
     ------
@@ -38,15 +42,27 @@ def check(out: Path, *, overwrite: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise RunDirectoryError(f"{out}: is a file; give a folder with --out")
-    if not overwrite and out.is_dir() and any(path.name != RUN_LOG for path in out.iterdir()):
+    if overwrite or not out.is_dir() or all(path.name == RUN_LOG for path in out.iterdir()):
+        return
+    if resume:
+        if not (out / CHECKPOINTS).is_dir():
+            raise RunDirectoryError(
+                f"{out}: holds files, but no checkpoint to go on from: a finished run, or not one of --fit images; "
+                "choose another folder, or use --overwrite to replace the results in it"
+            )
+        return
+    if (out / CHECKPOINTS).is_dir():
         raise RunDirectoryError(
-            f"{out}: the folder is not empty; choose another, or use --overwrite to replace the results in it"
+            f"{out}: holds a run that has not come to its end; go on with --resume, or begin anew with --overwrite"
         )
+    raise RunDirectoryError(
+        f"{out}: the folder is not empty; choose another, or use --overwrite to replace the results in it"
+    )
 
 
-def prepare(out: Path, *, overwrite: bool) -> None:
+def prepare(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     """Make the output folder and see that it can be written; nothing in it is touched."""
-    check(out, overwrite=overwrite)
+    check(out, overwrite=overwrite, resume=resume)
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".gem3d.partial"

@@ -25,10 +25,10 @@ class RunLog:
         else:
             self._file.write(line)
 
-    def open(self, path: Path) -> None:
+    def open(self, path: Path, *, append: bool = False) -> None:
         """Write to this file from now on, beginning with what has been said so far."""
         try:
-            self._file = path.open("w", encoding="utf-8", buffering=1)
+            self._file = path.open("a" if append else "w", encoding="utf-8", buffering=1)
         except OSError as error:
             raise RunDirectoryError(f"{path}: cannot be written ({error.strerror})") from error
         self._file.writelines(self._lines)

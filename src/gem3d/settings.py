@@ -26,15 +26,22 @@ class ReconstructSettings:
     ] = None
     """Folder that the image paths in the particle file begin in: for RELION, the project folder. Give it when the
     stacks are not found."""
-    fit: Annotated[Literal["volume", "images"], arg(metavar="{volume}")] = "volume"
-    """How the Gaussians are fitted: `volume` reads every image once and fits to their normal equations. Fitting
-    image by image is not there yet."""
+    fit: Literal["volume", "images"] = "volume"
+    """How the Gaussians are fitted: `volume` reads every image once and fits to their normal equations, in a time
+    that does not depend on the number of particles. `images` trains on the images batch by batch, as the GEM paper
+    does: slower, and no better; for comparison and for methods that need a gradient per image."""
     gaussians: Annotated[int | Literal["auto"], arg(metavar="N|auto")] = "auto"
     """Gaussians of a half map; the final map has those of both halves. `auto` starts from the volume of the particle
     and doubles while held-out particles gain by it. More follow finer detail and cost memory and time."""
-    init: Literal["map", "random"] = "map"
-    """Where the Gaussians start: drawn from the low-passed linear map of the same half, or at random in a sphere
-    (to see that the start does not matter)."""
+    init: Literal["auto", "map", "random"] = "auto"
+    """Where the Gaussians start: drawn from the low-passed linear `map` of the same half, or at `random` in a sphere
+    of the particle's volume. `auto` is `map` for `--fit volume` and `random`, as in the paper, for `--fit images`."""
+    freeze: Literal["nothing", "rotations"] = "nothing"
+    """`rotations` leaves every Gaussian's axes as they were drawn: an ablation of the paper."""
+    isotropic: Flag = False
+    """Every Gaussian is a ball: an ablation of the paper. Takes several times as many for the same map."""
+    epochs: Annotated[int | Literal["auto"], arg(metavar="N|auto")] = "auto"
+    """How often `--fit images` goes through the images at most. `auto` is 5, and more for small sets."""
     device: Annotated[Literal["auto", "cpu", "cuda"], arg(metavar="{auto,cpu}")] = "auto"
     """Where to compute. GPUs are not there yet, so `auto` means `cpu`."""
     threads: Annotated[int, arg(metavar="N", help_behavior_hint="(default: 0, all cores)")] = 0
@@ -79,12 +86,34 @@ class ReconstructSettings:
     overwrite: Flag = False
     """Use the output folder though it holds files. Only the results of an earlier run are replaced, and only after
     all images have been read."""
+    resume: Flag = False
+    """Go on with a run of `--fit images` that was killed, in the same folder and with the same other options; the
+    result is the one that it would have had. Begins anew where there is nothing to go on from."""
     quiet: Flag = False
     """Print errors only. Everything is in run.log all the same."""
 
+    @property
+    def start(self) -> Literal["map", "random"]:
+        """Where the Gaussians start, `auto` resolved."""
+        if self.init != "auto":
+            return self.init
+        return "map" if self.fit == "volume" else "random"
+
     def __post_init__(self) -> None:
-        if self.fit != "volume":
-            raise SettingsError(f"--fit {self.fit}: not there yet; use --fit volume")
+        if self.fit == "volume" and self.epochs != "auto":
+            raise SettingsError("--epochs: --fit volume reads the images once; it is for --fit images")
+        if self.fit == "volume" and self.resume:
+            raise SettingsError(
+                "--resume: --fit volume leaves nothing to go on from; run it again, with --overwrite if need be"
+            )
+        if self.resume and self.overwrite:
+            raise SettingsError(
+                "--resume and --overwrite: choose one, to keep what is there or to replace it"
+            )
+        if self.epochs != "auto" and self.epochs < 2:
+            raise SettingsError(
+                f"--epochs {self.epochs}: give 2 or more; the last takes in the held-out images"
+            )
         if self.device == "cuda":
             raise SettingsError("--device cuda: GPUs are not there yet; use --device cpu")
         if self.gaussians != "auto" and self.gaussians < 1:

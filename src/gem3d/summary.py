@@ -69,7 +69,7 @@ def summarise(
     settings: ReconstructSettings,
     particle_file: str | Path,
     halves: np.ndarray,
-    fits: list[Fit],
+    fits: tuple[Fit, Fit],
     final: Fit,
     corrected: MaskCorrectedFSC,
     linear_masked: np.ndarray,

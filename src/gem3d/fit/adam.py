@@ -48,3 +48,18 @@ class Adam:
             spread = mean_square.div(bias2).sqrt_().add_(EPSILON)
             parameter.addcdiv_(mean, spread, value=-rate * size / bias1)
             parameter.grad = None
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The averages by name; with the number of steps, all that `restore` needs."""
+        return {
+            f"{kind}_{i}": tensor
+            for kind, tensors in (("mean", self._means), ("mean_square", self._mean_squares))
+            for i, tensor in enumerate(tensors)
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, torch.Tensor], n_steps: int) -> None:
+        """Go on from the averages of `state` after `n_steps` steps."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+        self._n_steps = n_steps

@@ -14,11 +14,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from gem3d.assess.shells import FloatVolume
 from gem3d.fit.descent import MIN_SCALE_VOXELS, Descent, Shapes, StepSizes
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.operator import Grid, NormalOperator
@@ -48,6 +46,7 @@ FOLD_STEPS = 10
 FOLD_RATE = 0.2
 
 
+Progress = Callable[[int, int, str], None]
 Watch = Callable[[Gaussians, float], None]
 
 
@@ -60,7 +59,7 @@ def fit_volume(
     most_gaussians: int = 0,
     restart: bool = False,
     shapes: Shapes = Shapes(),  # noqa: B008
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> Fit:
     """Fit Gaussians to the training equations, from `start`.
@@ -71,7 +70,7 @@ def fit_volume(
     support_A: (low, high) in A from the box centre along z, y, x; density outside is not modelled.
     most_gaussians: rounds of growth stop short of more; 0 for no growth.
     restart: `start` is fitted already, take small steps.
-    progress: called with (steps done, steps expected).
+    progress: called with (steps done, steps expected, what the held-out particles say).
     watch: called with the Gaussians and their held-out loss per particle as they are judged.
     """
     grid = grid_of(training, support_A)
@@ -105,13 +104,14 @@ class _Counter:
 
     EXPECTED = 50
 
-    def __init__(self, report: Callable[[int, int], None] | None) -> None:
+    def __init__(self, report: Progress | None) -> None:
         self.report, self.done = report, 0
 
-    def step(self) -> None:
+    def step(self, held_out_loss: list[float]) -> None:
         self.done += 1
         if self.report is not None:
-            self.report(self.done, max(self.EXPECTED, self.done + FOLD_STEPS))
+            note = f"held-out {held_out_loss[-1]:.5g}" if held_out_loss else ""
+            self.report(self.done, max(self.EXPECTED, self.done + FOLD_STEPS), note)
 
 
 def _run_round(
@@ -141,7 +141,7 @@ def _run_round(
                 break
         torch.autograd.backward(volume, gradient)
         descent.step(rate * min(1.0, (step + 1) / warm_up) / (1 + step / DECAY_STEPS))
-        counter.step()
+        counter.step(best.losses)
     n = len(descent.current)
     found = best.gaussians or descent.current.detached()
     return found, Round(n, len(training_loss), tuple(training_loss), tuple(best.losses))
@@ -162,17 +162,6 @@ def voxelize_on(gaussians: Gaussians, grid: Grid) -> torch.Tensor:
         gaussians.covariances_A2() / grid.voxel_size_A**2,
         grid.shape,
     )
-
-
-def support_of(
-    mask: FloatVolume, pixel_size_A: float, margin_A: float = 3.0
-) -> tuple[tuple[float, float], ...]:
-    """(low, high) in A from the box centre along z, y, x of the voxels where the mask is above a half."""
-    centre = np.array(mask.shape) // 2
-    occupied = np.argwhere(mask > 0.5)
-    low = (occupied.min(axis=0) - centre) * pixel_size_A - margin_A
-    high = (occupied.max(axis=0) - centre) * pixel_size_A + margin_A
-    return tuple((float(a), float(b)) for a, b in zip(low, high, strict=True))
 
 
 def _even_fast(n: int) -> int:

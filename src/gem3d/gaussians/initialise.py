@@ -10,8 +10,6 @@ import torch
 from gem3d.assess.shells import FloatVolume
 from gem3d.gaussians.model import Gaussians, inverse_softplus
 
-# Standard deviation of a new Gaussian relative to the spacing of centres in the volume they fill.
-SCALE_PER_SPACING = 0.5
 # Where the map is faint the draws are sparse; a Gaussian that bridges such a gap would cover thousands of voxels.
 WIDEST_PER_MEDIAN = 2.5
 # softplus of the trained value at the start: where softplus is nearly an exponential, a step changes every mass by
@@ -20,7 +18,12 @@ START_SOFTPLUS = 0.05
 
 
 def initialise_from_map(
-    density: FloatVolume, voxel_size_A: float, n_gaussians: int, rng: np.random.Generator, min_scale_A: float
+    density: FloatVolume,
+    voxel_size_A: float,
+    n_gaussians: int,
+    rng: np.random.Generator,
+    min_scale_A: float,
+    scale_per_spacing: float = 0.5,
 ) -> Gaussians:
     """Draw centres with a probability proportional to the positive part of a map.
 
@@ -28,6 +31,7 @@ def initialise_from_map(
     ----------
     density: `(D, D, D)` [z, y, x], low-passed and masked by the caller; its total becomes that of the Gaussians.
     min_scale_A: smallest starting standard deviation.
+    scale_per_spacing: standard deviation relative to the spacing of centres in the volume they fill.
     """
     positive = np.maximum(density, 0).astype(np.float64).ravel()
     total = positive.sum()
@@ -43,18 +47,23 @@ def initialise_from_map(
     volume_each_A3 = voxel_size_A**3 * total / (n_gaussians * local)
     spacing_A = np.cbrt(volume_each_A3)
     mass = float(total) * voxel_size_A**3 / n_gaussians
-    return _assemble(centres_A, SCALE_PER_SPACING * spacing_A, mass, rng, min_scale_A)
+    return _assemble(centres_A, scale_per_spacing * spacing_A, mass, rng, min_scale_A)
 
 
 def initialise_random(
-    radius_A: float, total_mass: float, n_gaussians: int, rng: np.random.Generator, min_scale_A: float
+    radius_A: float,
+    total_mass: float,
+    n_gaussians: int,
+    rng: np.random.Generator,
+    min_scale_A: float,
+    scale_per_spacing: float = 0.5,
 ) -> Gaussians:
-    """Centres uniform in a sphere, equal masses: the paper's start."""
+    """Centres uniform in a sphere, equal masses: the paper's start. Parameters as for a start from a map."""
     direction = rng.standard_normal((n_gaussians, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     centres_A = direction * radius_A * np.cbrt(rng.random((n_gaussians, 1)))
     spacing_A = radius_A * np.cbrt(4 * math.pi / 3 / n_gaussians)
-    scales_A = np.full(n_gaussians, SCALE_PER_SPACING * spacing_A)
+    scales_A = np.full(n_gaussians, scale_per_spacing * spacing_A)
     return _assemble(centres_A, scales_A, total_mass / n_gaussians, rng, min_scale_A)
 
 

@@ -1,0 +1,80 @@
+"""The loss of single images: what the Gaussians predict, through the CTF, against what was measured.
+
+    loss = sum_i sum_k |C_i(k) P_i(k) - Y_i(k)|^2 / sigma^2(|k|)  -  sum_i sum_k |Y_i(k)|^2 / sigma^2(|k|)
+
+P_i is the transform of the projection, C_i the CTF, Y_i the image, sigma^2 the noise power of the shell; k runs over
+all Fourier pixels up to the last shell. The second sum does not depend on the Gaussians: without it the loss is the
+one that the normal equations have (`gem3d.fit.normal_equations`), summed over the same images.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gem3d.assess.shells import hermitian_multiplicity
+from gem3d.fit.observations import Observations
+from gem3d.gaussians import Gaussians
+from gem3d.kernels.project import project
+from gem3d.optics import contrast_transfer_function
+
+TAIL = 1e-3
+"""Each Gaussian is cut where its projection falls below this share of its peak. In two dimensions the mass beyond
+equals it: a thousandth of each mass is left out, and with noise of SNR 0.01 nothing of that can be told. Half the
+pixels of `gem3d.kernels.project.TAIL_CUTOFF`, in half the time."""
+
+
+class ImageLoss:
+    """Loss of batches of images and its gradient.
+
+    Parameters
+    ----------
+    noise_power: `(shells,)` of the half set; see `gem3d.fit.noise`.
+    last_shell: no Fourier pixel beyond it counts.
+    """
+
+    def __init__(self, observations: Observations, noise_power: torch.Tensor, last_shell: int) -> None:
+        self._observations = observations
+        box, pixel_size_A = observations.box_size_px, observations.pixel_size_A
+        self._ky = torch.fft.fftfreq(box, pixel_size_A)[:, None]
+        self._kx = torch.fft.rfftfreq(box, pixel_size_A)[None, :]
+        shell = ((self._ky**2 + self._kx**2).sqrt() * (box * pixel_size_A)).round().long()
+        inside = shell <= last_shell
+        self._weight = torch.where(inside, 1 / noise_power[shell.clamp(max=last_shell)], 0.0)
+        multiplicity = torch.from_numpy(hermitian_multiplicity(box)).float()
+        self._multiplicity = multiplicity[: box // 2 + 1]
+
+    def backward(self, gaussians: Gaussians, rows: torch.Tensor, transforms: torch.Tensor) -> torch.Tensor:
+        """Add the gradient of the loss of some images to that of the Gaussians' parameters.
+
+        Parameters
+        ----------
+        rows: `(b,)` their particles.
+        transforms: `(b, D, D // 2 + 1)` complex, of the images.
+
+        Returns
+        -------
+        The loss, a scalar without a graph.
+        """
+        observed, box = self._observations, self._observations.box_size_px
+        pixel_size_A = observed.pixel_size_A
+        projections = project(
+            gaussians.masses / pixel_size_A**3,
+            gaussians.centres_A / pixel_size_A,
+            gaussians.covariances_A2() / pixel_size_A**2,
+            observed.rotations[rows].float(),
+            observed.shifts_px[rows].float(),
+            box,
+            TAIL,
+        )
+        with torch.no_grad():
+            ctf = contrast_transfer_function(observed.ctf_coefficients[rows].float(), self._kx, self._ky)
+            predicted = torch.fft.rfft2(projections.detach()).mul_(ctf)
+            # |P|^2 - 2 Re(P* Y), weighted: without forming |P - Y|^2 - |Y|^2, a small difference of large numbers.
+            twice = torch.view_as_real(predicted - 2 * transforms)
+            cross = (torch.view_as_real(predicted) * twice).sum(-1).mul_(self._weight)
+            loss = (cross.sum((0, 1)) * self._multiplicity).sum(dtype=torch.float64)
+            residual = predicted.sub_(transforms).mul_(ctf.mul_(self._weight))
+            # Parseval; `forward` leaves the inverse transform without its 1 / D^2.
+            gradient = torch.fft.irfft2(residual, s=(box, box), norm="forward").mul_(2)
+        torch.autograd.backward(projections, gradient)
+        return loss

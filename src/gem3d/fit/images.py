@@ -1,0 +1,215 @@
+"""Fitting Gaussians to the images themselves, batch by batch: the training that the GEM paper describes.
+
+Each step projects the Gaussians at the poses of a few images, multiplies by their CTFs, compares with them and moves
+every Gaussian along the gradient of that. The noise of a step is far larger than what it has to say (at SNR 0.01,
+batch 32: some twenty times); what counts is the sum of many. So the steps shrink as 1 / t, by which every image of
+every epoch weighs alike in the result, and what is judged and returned is an average over the last of them.
+
+The held-out particles are the judge, as they are of the volume fit; they join in the last epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gem3d.fit.checkpoint import Checkpoint
+from gem3d.fit.descent import Descent, Shapes, StepSizes
+from gem3d.fit.image_loss import ImageLoss
+from gem3d.fit.observations import Observations, transform
+from gem3d.fit.operator import NormalOperator
+from gem3d.fit.result import Fit, Round
+from gem3d.fit.stopping import BestSoFar
+from gem3d.fit.training_state import TrainingState
+from gem3d.fit.volume import voxelize_on
+from gem3d.gaussians import Gaussians
+
+STEP_SIZES = StepSizes(centre_voxels=0.3, log_scale=0.024, quaternion=0.2, raw_mass=0.0375)
+BETAS = (0.9, 0.98)
+DECAY_STEPS = 100.0
+BATCH_SIZE = 32
+EPOCHS = 5
+# A small set is gone through more often, until there have been so many steps.
+FEWEST_STEPS = 750
+# A batch holds so many groups of images that are neighbours in their file, which keeps reading sequential: at 128 px
+# a group is half a megabyte.
+NEIGHBOURS = 8
+# The average is judged twice an epoch, but not more often than after so many steps. Training ends after so many
+# evaluations without a gain in held-out likelihood, or so many with next to none.
+EVALUATION_STEPS = 75
+PATIENCE, GAIN_WINDOW = 3, 4
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The images of one fit.
+
+    Attributes
+    ----------
+    rows: `(n,)` particles in file order.
+    held_out: `(n,)` which of them judge, until the last epoch.
+    stream: seeds the order in which the images come.
+    """
+
+    rows: NDArray[np.int64]
+    held_out: NDArray[np.bool_]
+    stream: tuple[int, ...]
+
+    @property
+    def training(self) -> NDArray[np.int64]:
+        """Rows that are not held out."""
+        return self.rows[~self.held_out]
+
+    def order(self, epoch: int, *, with_held_out: bool) -> NDArray[np.int64]:
+        """Rows in the order of one epoch, groups of neighbours shuffled: a pure function of stream and epoch."""
+        rows = self.rows if with_held_out else self.training
+        rng = np.random.default_rng([*self.stream, epoch])
+        group = (np.arange(len(rows)) + rng.integers(NEIGHBOURS)) // NEIGHBOURS
+        place = rng.permutation(len(rows) // NEIGHBOURS + 2)[group]
+        shuffled: NDArray[np.int64] = rows[np.argsort(place, kind="stable")]
+        return shuffled
+
+
+def epochs_for(n_images: int, batch_size: int = BATCH_SIZE) -> int:
+    """Epochs of a training, the last of which takes in the held-out images."""
+    return max(EPOCHS, math.ceil(FEWEST_STEPS * batch_size / max(n_images, 1)))
+
+
+def fit_images(
+    start: Gaussians,
+    observations: Observations,
+    loss: ImageLoss,
+    images: TrainingSet,
+    judge: NormalOperator | None,
+    *,
+    epochs: int,
+    steps_before: int = 0,
+    batch_size: int = BATCH_SIZE,
+    shapes: Shapes = Shapes(),  # noqa: B008
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    watch: Callable[[Gaussians, float], None] | None = None,
+) -> Fit:
+    """Fit Gaussians to images, from `start`, or from where the checkpoint stands.
+
+    Parameters
+    ----------
+    judge: operator of the held-out images; None where there are none.
+    epochs: at most; the last takes in the held-out images.
+    steps_before: that `start` has been through: the decay of the step sizes goes on from there.
+    checkpoint: written now and then, and at the end.
+    progress: called with (images done, images expected, what the last evaluation found).
+    watch: called with the Gaussians and their held-out loss per particle as they are judged.
+    """
+    return _Training(
+        start,
+        observations,
+        loss,
+        images,
+        judge,
+        epochs,
+        steps_before,
+        batch_size,
+        shapes,
+        checkpoint,
+        progress,
+        watch,
+    ).run()
+
+
+@dataclass
+class _Training:
+    """The parts of one training, and its loop."""
+
+    start: Gaussians
+    observations: Observations
+    loss: ImageLoss
+    images: TrainingSet
+    judge: NormalOperator | None
+    epochs: int
+    steps_before: int
+    batch_size: int
+    shapes: Shapes
+    checkpoint: Checkpoint | None
+    progress: Callable[[int, int, str], None] | None
+    watch: Callable[[Gaussians, float], None] | None
+
+    def __post_init__(self) -> None:
+        descent = Descent(self.start, self.observations.pixel_size_A, STEP_SIZES, BETAS, self.shapes)
+        self.state = TrainingState.begin(descent, BestSoFar(PATIENCE, GAIN_WINDOW))
+        self.note = ""
+        self.seconds, self.seen = time.perf_counter(), 0
+
+    def run(self) -> Fit:
+        state = self.state
+        saved = None if self.checkpoint is None else self.checkpoint.load()
+        if saved is not None:
+            state.restore(*saved)
+        else:
+            self.evaluate()
+        while state.epoch < self.epochs:
+            if self.folding and state.batch == 0:
+                state.fold()
+            self.run_epoch()
+            state.epoch, state.batch = state.epoch + 1, 0
+        self.save()
+        found = Round(len(self.start), state.steps, tuple(state.training_loss), tuple(state.best.losses))
+        assert state.best.gaussians is not None
+        return Fit(state.average, state.best.gaussians, (found,))
+
+    @property
+    def folding(self) -> bool:
+        return self.state.epoch >= self.epochs - 1
+
+    def run_epoch(self) -> None:
+        """What is left of the state's epoch."""
+        state = self.state
+        order = self.images.order(state.epoch, with_held_out=self.folding)
+        every = max(EVALUATION_STEPS, -(-len(self.images.training) // self.batch_size) // 2)
+        for batch in self.observations.batches(order[state.batch * self.batch_size :], self.batch_size):
+            rows = torch.from_numpy(batch.rows)
+            loss = self.loss.backward(state.descent.current, rows, transform(batch.images))
+            rate = 1 / (1 + (self.steps_before + state.steps) / DECAY_STEPS)
+            state.step(rate, float(loss), len(rows))
+            self.seen += len(rows)
+            if not self.folding and state.steps % every == 0:
+                self.evaluate()
+                self.save()
+                if state.best.finished:
+                    state.epoch = self.epochs - 2  # the next is the last
+                    return
+            self.report()
+            if self.checkpoint is not None and self.checkpoint.due:
+                self.save()
+
+    def evaluate(self) -> None:
+        """Judge the average by the held-out images."""
+        state, judge = self.state, self.judge
+        if judge is not None:
+            with torch.no_grad():
+                _, _, judged = judge.loss_and_gradient(voxelize_on(state.average, judge.grid), judge)
+            state.best.see(state.average, judged / judge.n_particles)
+            if self.watch is not None:
+                self.watch(state.average, state.best.losses[-1])
+        if state.loss_count == 0:
+            return
+        state.end_interval()
+        held_out = f", held-out {state.best.losses[-1]:.5g}" if judge is not None else ""
+        rate = self.seen / (time.perf_counter() - self.seconds)
+        self.note = f"{rate:.0f} images/s, loss {state.training_loss[-1]:.5g}{held_out}"
+
+    def report(self) -> None:
+        if self.progress is not None:
+            n, n_all = int((~self.images.held_out).sum()), len(self.images.rows)
+            done = n * self.state.epoch + self.batch_size * self.state.batch
+            self.progress(done, n * (self.epochs - 1) + n_all, self.note)
+
+    def save(self) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint.save(self.state.tensors(), self.state.numbers())

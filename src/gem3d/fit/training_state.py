@@ -1,0 +1,120 @@
+"""All that a training by images has reached, in tensors and numbers: what a checkpoint holds.
+
+A training that goes on from a state takes the very steps that it would have taken without the interruption.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from gem3d.fit.descent import Descent
+from gem3d.fit.stopping import BestSoFar
+from gem3d.gaussians import Gaussians
+
+# Averages over the last 1 / (1 + AVERAGING) of the steps (polynomial decay, Shamir & Zhang 2013, ICML): the noise of
+# the last steps is gone from the average, and so is the start.
+AVERAGING = 8.0
+
+
+@dataclass
+class TrainingState:
+    """Where a training stands.
+
+    Attributes
+    ----------
+    descent: the Gaussians on their way, with Adam's memory.
+    average: of the Gaussians over the last steps; what is judged and returned.
+    best: of the averages judged so far.
+    epoch, batch: the next to be done.
+    steps: done so far, in all.
+    training_loss: of the images seen since the evaluation before, at each evaluation.
+    loss_sum, loss_count: of the images seen since the last evaluation.
+    """
+
+    descent: Descent
+    average: Gaussians
+    best: BestSoFar
+    epoch: int = 0
+    batch: int = 0
+    steps: int = 0
+    training_loss: list[float] = field(default_factory=list)
+    loss_sum: float = 0.0
+    loss_count: int = 0
+
+    @classmethod
+    def begin(cls, descent: Descent, best: BestSoFar) -> TrainingState:
+        """Before the first step."""
+        return cls(descent, descent.current.detached(), best)
+
+    @torch.no_grad()
+    def step(self, rate: float, loss: float, n_images: int) -> None:
+        """Move the Gaussians by the gradients gathered from some images, and their average after them."""
+        self.descent.step(rate)
+        self.loss_sum += loss
+        self.loss_count += n_images
+        self.steps += 1
+        self.batch += 1
+        share = min(1.0, (1 + AVERAGING) / (self.steps + AVERAGING))
+        for name, mean in self.average.parameters.items():
+            mean.lerp_(self.descent.current.parameters[name], share)
+
+    def end_interval(self) -> None:
+        """Take down the loss of the images seen since the last time."""
+        self.training_loss.append(self.loss_sum / self.loss_count)
+        self.loss_sum, self.loss_count = 0.0, 0
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Go on from the best so far, the current average where nothing was judged."""
+        if self.best.gaussians is None:
+            self.best.gaussians = self.average.detached()
+        self.average = self.best.gaussians.detached()
+        for name, parameter in self.descent.current.parameters.items():
+            parameter.copy_(self.best.gaussians.parameters[name])
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every tensor by name."""
+        groups = {
+            "current": self.descent.current.parameters,
+            "average": self.average.parameters,
+            "best": {} if self.best.gaussians is None else self.best.gaussians.parameters,
+            "adam": self.descent.adam.state(),
+        }
+        return {
+            f"{group}.{name}": tensor.detach()
+            for group, tensors in groups.items()
+            for name, tensor in tensors.items()
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything else; JSON keeps it to the last bit."""
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "steps": self.steps,
+            "training_loss": self.training_loss,
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+            "held_out_loss": self.best.losses,
+        }
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
+        """Go on from what `tensors` and `numbers` gave."""
+        groups: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            group, key = name.split(".")
+            groups.setdefault(group, {})[key] = tensor
+        for name, parameter in self.descent.current.parameters.items():
+            parameter.copy_(groups["current"][name])
+        self.average = self.average.replaced(groups["average"])
+        if "best" in groups:
+            self.best.gaussians = self.average.replaced(groups["best"])
+        self.descent.adam.restore(groups["adam"], numbers["steps"])
+        self.best.losses = list(numbers["held_out_loss"])
+        self.training_loss = list(numbers["training_loss"])
+        for name in ("epoch", "batch", "steps", "loss_sum", "loss_count"):
+            setattr(self, name, numbers[name])

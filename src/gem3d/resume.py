@@ -1,0 +1,84 @@
+"""Going on with a killed run: where its checkpoints are, and whether they belong to the run that is asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gem3d
+from gem3d import run_directory
+from gem3d.errors import RunDirectoryError, SettingsError, warn
+from gem3d.settings import ReconstructSettings
+
+RUN = "run.json"
+# Settings that do not change the result.
+INDIFFERENT = ("resume", "overwrite", "quiet", "device", "threads", "datadir")
+
+
+class RunCheckpoints:
+    """The checkpoints of one run, in a folder beside its results.
+
+    Attributes
+    ----------
+    going_on: a killed run has left some, and they are to be used.
+
+    Raises
+    ------
+    SettingsError: the killed run had other particles or settings.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        particle_file: str | Path,
+        n_particles: int,
+        settings: ReconstructSettings,
+        threads: int,
+    ) -> None:
+        self.folder = out / run_directory.CHECKPOINTS
+        chosen = json.loads(json.dumps(asdict(settings), default=str))
+        self._run = {
+            "gem3d": gem3d.__version__,
+            "particle file": Path(particle_file).name,
+            "particles": n_particles,
+            **{name: value for name, value in chosen.items() if name not in INDIFFERENT},
+        }
+        self._threads = threads
+        self.going_on = settings.resume and (self.folder / RUN).exists()
+        if self.going_on:
+            self._compare()
+
+    def open(self) -> Path:
+        """The folder, holding those of the killed run if this one goes on with it, else none."""
+        if not self.going_on:
+            self.remove()
+            self.folder.mkdir()
+            run_directory.write_json(self.folder / RUN, {**self._run, "threads": self._threads})
+        return self.folder
+
+    def remove(self) -> None:
+        """Remove what a killed run has left, or what a finished one needs no more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _compare(self) -> None:
+        path = self.folder / RUN
+        try:
+            begun: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(
+                f"{path}: cannot be read ({error}); begin anew with --overwrite instead of --resume"
+            ) from error
+        for name, value in self._run.items():
+            if begun.get(name) != value:
+                raise SettingsError(
+                    f"--resume: the run in {self.folder.parent} was begun with {name} = {begun.get(name)}, now it is "
+                    f"{value}; give the same options, or begin anew with --overwrite"
+                )
+        if begun.get("threads") != self._threads:
+            warn(
+                f"the run was begun with {begun.get('threads')} threads and goes on with {self._threads}: the maps "
+                "may differ in their last digits from those of an uninterrupted run"
+            )

@@ -1,0 +1,299 @@
+"""Training by images: its loss against plain sums, its optimum, its order of images, and going on after a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from gem3d.fit.adam import Adam
+from gem3d.fit.checkpoint import Checkpoint
+from gem3d.fit.descent import Shapes
+from gem3d.fit.image_loss import ImageLoss
+from gem3d.fit.images import NEIGHBOURS, TrainingSet, epochs_for, fit_images
+from gem3d.fit.normal_equations import NormalEquations
+from gem3d.fit.observations import Observations, transform
+from gem3d.fit.operator import NormalOperator
+from gem3d.fit.result import Fit
+from gem3d.fit.turns import turned
+from gem3d.fit.volume import grid_of, voxelize_on
+from gem3d.gaussians import Gaussians, initialise_random
+from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, weigh_slices
+from gem3d.kernels.project import project
+from gem3d.kernels.project.reference import project_reference
+from gem3d.optics import contrast_transfer_function
+from gem3d.particles import ImageBatch
+from gem3d.runtime import set_threads
+
+PIXEL_A = 2.0
+
+
+@dataclass
+class InMemory:
+    """Stands in for an ImageSource."""
+
+    values: np.ndarray
+
+    @property
+    def box_size_px(self) -> int:
+        return self.values.shape[-1]
+
+    @property
+    def particles(self) -> Any:
+        return SimpleNamespace(pixel_size_A=PIXEL_A)
+
+    def batches(self, rows: np.ndarray, batch_size: int) -> Iterator[ImageBatch]:
+        for first in range(0, len(rows), batch_size):
+            chosen = rows[first : first + batch_size]
+            yield ImageBatch(chosen, self.values[chosen])
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On a busy machine many short steps wait for the slower of two."""
+    before = torch.get_num_threads()
+    set_threads(1)
+    yield
+    set_threads(before)
+
+
+def observe(truth: Gaussians, n: int, box: int, *, noise: float = 0.0, seed: int = 0) -> Observations:
+    """Images of some Gaussians at random poses and shifts."""
+    rng = np.random.default_rng(seed)
+    rotations = torch.tensor(Rotation.random(n, rng=rng).as_matrix())
+    shifts = torch.tensor(rng.uniform(-1.5, 1.5, (n, 2)))
+    optics = np.tile([-600.0, 30.0, -650.0, 200.0, -0.1, 5.0, 1.0], (n, 1))
+    optics[:, :3] += rng.uniform(0, 90, (n, 3))
+    coefficients = torch.tensor(optics)
+    images = project_images(truth, rotations.float(), shifts.float(), box)
+    k = torch.fft.fftfreq(box, PIXEL_A)[:, None], torch.fft.rfftfreq(box, PIXEL_A)[None]
+    seen = torch.fft.irfft2(
+        torch.fft.rfft2(images) * contrast_transfer_function(coefficients.float(), k[1], k[0]), s=(box, box)
+    )
+    values = seen.numpy() + noise * rng.standard_normal(seen.shape, dtype=np.float32)
+    return Observations(InMemory(values), box / 2, False, coefficients, rotations, shifts)  # type: ignore[arg-type]
+
+
+def project_images(truth: Gaussians, rotations: torch.Tensor, shifts: torch.Tensor, box: int) -> torch.Tensor:
+    return project(
+        truth.masses / PIXEL_A**3,
+        truth.centres_A / PIXEL_A,
+        truth.covariances_A2() / PIXEL_A**2,
+        rotations,
+        shifts,
+        box,
+    )
+
+
+def some_gaussians(seed: int = 0, n: int = 20) -> Gaussians:
+    rng = np.random.default_rng(seed)
+    round_ones = initialise_random(8 * PIXEL_A, 2000.0, n, rng, 1.2 * PIXEL_A)
+    stretched = round_ones.log_scales + torch.tensor(rng.uniform(-0.1, 0.5, (n, 3)), dtype=torch.float32)
+    return round_ones.replaced({**round_ones.parameters, "log_scales": stretched})
+
+
+def leaves(gaussians: Gaussians, dtype: torch.dtype = torch.float32) -> Gaussians:
+    return gaussians.replaced(
+        {name: t.detach().to(dtype).requires_grad_() for name, t in gaussians.parameters.items()}
+    )
+
+
+@pytest.mark.parametrize("box", [32, 33])
+def test_loss_and_gradient_are_those_of_the_plain_formula(box: int) -> None:
+    observations = observe(some_gaussians(1), 6, box)
+    last = (box - 1) // 2 - 2
+    noise = 1 + torch.rand((box - 1) // 2 + 1, generator=torch.Generator().manual_seed(0))
+    rows = torch.tensor([4, 0, 3])
+    ours, exact = leaves(some_gaussians()), leaves(some_gaussians(), torch.float64)
+    transforms = transform(observations.images.values[rows.numpy()])  # type: ignore[attr-defined]
+    loss = ImageLoss(observations, noise, last).backward(ours, rows, transforms)
+
+    images = project_reference(
+        exact.masses / PIXEL_A**3,
+        exact.centres_A / PIXEL_A,
+        exact.covariances_A2() / PIXEL_A**2,
+        observations.rotations[rows],
+        observations.shifts_px[rows],
+        box,
+    )
+    k = torch.fft.fftfreq(box, PIXEL_A, dtype=torch.float64)
+    shell = ((k[:, None] ** 2 + k**2).sqrt() * box * PIXEL_A).round().long()
+    weight = torch.where(shell <= last, 1 / noise[shell.clamp(max=last)], 0.0)
+    ctf = contrast_transfer_function(observations.ctf_coefficients[rows], k[None, :], k[:, None])
+    seen = torch.fft.fft2(torch.from_numpy(observations.images.values[rows.numpy()]).double())  # type: ignore[attr-defined]
+    misfit = (torch.fft.fft2(images) * ctf - seen).abs().square() - seen.abs().square()
+    expected = (misfit * weight).sum()
+    expected.backward()
+    assert float(loss) == pytest.approx(float(expected.detach()), rel=2e-3)
+    for name, parameter in ours.parameters.items():
+        assert parameter.grad is not None
+        theirs = exact.parameters[name].grad
+        assert theirs is not None
+        # The projection is cut where it falls below a thousandth of its peak.
+        assert float((parameter.grad - theirs).norm() / theirs.norm()) < 1e-2, name
+
+
+def test_loss_is_that_of_the_normal_equations() -> None:
+    """One judge serves both fits, so their losses must mean the same."""
+    box, n = 32, 40
+    observations = observe(some_gaussians(1), n, box, noise=0.1)
+    equations = NormalEquations.zeros(box, PIXEL_A)
+    noise = torch.full((equations.radius + 1,), 7.0)
+    weighted = weigh_slices(
+        transform(observations.images.values),  # type: ignore[attr-defined]
+        observations.ctf_coefficients,
+        observations.shifts_px,
+        half_plane_weight(1 / noise),
+        1 / (box * PIXEL_A),
+    )
+    insert_slices(equations.accumulator, weighted, observations.rotations)
+    grid = grid_of(equations, ((-24.0, 24.0),) * 3)
+    gaussians = some_gaussians()
+    volume = voxelize_on(gaussians, grid)
+    of_equations, _, _ = NormalOperator(equations, grid).loss_and_gradient(volume)
+    of_images = ImageLoss(observations, noise, equations.radius).backward(
+        leaves(gaussians),
+        torch.arange(n),
+        transform(observations.images.values),  # type: ignore[attr-defined]
+    )
+    assert float(of_images) == pytest.approx(of_equations, rel=0.03)
+
+
+def test_every_image_comes_once_an_epoch_among_its_neighbours() -> None:
+    rows = np.random.default_rng(0).permutation(101)
+    held_out = np.arange(101) % 10 == 0
+    images = TrainingSet(rows, held_out, (5, 1))
+    first = images.order(0, with_held_out=False)
+    assert sorted(first) == sorted(rows[~held_out])
+    assert sorted(images.order(0, with_held_out=True)) == sorted(rows)
+    np.testing.assert_array_equal(first, images.order(0, with_held_out=False))
+    for other in (
+        images.order(1, with_held_out=False),
+        TrainingSet(rows, held_out, (5, 2)).order(0, with_held_out=False),
+    ):
+        assert not np.array_equal(first, other)
+    place = np.argsort(rows[~held_out])[np.argsort(np.argsort(first))]
+    neighbours = np.mean(np.diff(place) == 1)
+    assert neighbours > 1 - 2 / NEIGHBOURS
+
+
+def test_small_sets_are_gone_through_more_often() -> None:
+    assert epochs_for(100_000) == epochs_for(5_000) == 5
+    assert epochs_for(100) > 100
+
+
+def fit(
+    start: Gaussians, observations: Observations, n: int, epochs: int, held_out: int = 0, **options: Any
+) -> Fit:
+    images = TrainingSet(np.arange(n), np.arange(n) < held_out, (0, 1))
+    box = observations.box_size_px
+    noise = torch.full(((box - 1) // 2 + 1,), float(box * box))
+    loss = ImageLoss(observations, noise, (box - 1) // 2)
+    return fit_images(start, observations, loss, images, None, epochs=epochs, batch_size=16, **options)
+
+
+def test_two_gaussians_are_found_again() -> None:
+    truth = Gaussians(
+        centres_A=torch.tensor([[-6.0, 2.0, 1.0], [7.0, -3.0, 4.0]]),
+        log_scales=torch.log(torch.tensor([[3.0, 5.0, 4.0], [3.5, 3.5, 6.0]])),
+        quaternions=torch.tensor([[0.9, 0.3, -0.2, 0.1], [0.7, -0.1, 0.6, 0.2]]),
+        raw_masses=torch.tensor([1.0, 0.3]),
+        unit_mass=500.0,
+    )
+    start = truth.replaced(
+        {
+            "centres_A": truth.centres_A + torch.tensor([[2.0, -1.5, 1.0], [-1.0, 2.0, -2.0]]),
+            "log_scales": torch.full((2, 3), 4.0).log(),
+            "quaternions": torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0]]),
+            "raw_masses": torch.tensor([0.5, 0.5]),
+        }
+    )
+    found = fit(start, observe(truth, 200, 32), 200, 60).gaussians
+    torch.testing.assert_close(found.centres_A, truth.centres_A, atol=0.1, rtol=0)
+    torch.testing.assert_close(found.masses, truth.masses, rtol=0.02, atol=0)
+    torch.testing.assert_close(found.covariances_A2(), truth.covariances_A2(), atol=1.0, rtol=0.05)
+
+
+def test_ablations_hold_shapes_fixed() -> None:
+    observations, start = observe(some_gaussians(1), 64, 24), some_gaussians()
+    frozen = fit(start, observations, 64, 3, shapes=Shapes(rotations=False)).gaussians
+    assert torch.equal(frozen.quaternions, start.quaternions)
+    assert not torch.equal(frozen.log_scales[:, 0], frozen.log_scales[:, 1])
+    balls = fit(start, observations, 64, 3, shapes=Shapes(isotropic=True)).gaussians
+    assert torch.equal(balls.log_scales[:, 0], balls.log_scales[:, 2])
+    assert not torch.equal(balls.log_scales, start.log_scales)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [1, 9, 14])
+def test_a_stopped_training_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    """Stopped within an epoch, at the end of one, and within the last, which takes in the held-out images."""
+    monkeypatch.setattr("gem3d.fit.checkpoint.SECONDS_BETWEEN", 0.0)
+    observations, start = observe(some_gaussians(1), 70, 24, noise=0.5), some_gaussians()
+    whole = fit(start, observations, 70, 4, held_out=10)
+    calls = 0
+
+    def kill(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > stop_after:
+            raise Killed
+
+    checkpoint = tmp_path / "half1.safetensors"
+    with pytest.raises(Killed):
+        fit(start, observations, 70, 4, held_out=10, checkpoint=Checkpoint(checkpoint), progress=kill)
+    resumed = fit(start, observations, 70, 4, held_out=10, checkpoint=Checkpoint(checkpoint))
+    again = fit(start, observations, 70, 4, held_out=10, checkpoint=Checkpoint(checkpoint))
+    for result in (resumed, again):
+        for a, b in ((result.gaussians, whole.gaussians), (result.stopped, whole.stopped)):
+            for name, tensor in a.parameters.items():
+                assert torch.equal(tensor, b.parameters[name]), name
+        assert result.rounds == whole.rounds
+
+
+def test_pose_gradients_lead_to_the_true_pose() -> None:
+    """From 5 degrees and 2 px away, on noise-free images."""
+    truth, box, n = some_gaussians(2, 40), 32, 6
+    rng = np.random.default_rng(1)
+    true_rotations = Rotation.random(n, rng=rng)
+    true_shifts = torch.tensor(rng.uniform(-1, 1, (n, 2)), dtype=torch.float32)
+    axes = rng.standard_normal((n, 3))
+    away = Rotation.from_rotvec(np.deg2rad(5) * axes / np.linalg.norm(axes, axis=1, keepdims=True))
+    begun = torch.tensor((away * true_rotations).as_matrix(), dtype=torch.float32)
+    seen = project_images(
+        truth, torch.tensor(true_rotations.as_matrix(), dtype=torch.float32), true_shifts, box
+    )
+    angle = torch.tensor(rng.uniform(0, 2 * np.pi, n), dtype=torch.float32)
+    shifts = (true_shifts + 2 * torch.stack([angle.cos(), angle.sin()], 1)).requires_grad_()
+    turns = torch.zeros(n, 3, requires_grad=True)
+    adam = Adam([turns, shifts], [0.02, 0.3], (0.8, 0.9))
+    for step in range(150):
+        images = project_images(truth, turned(begun, turns), shifts, box)
+        (images - seen).square().sum().backward()
+        adam.step(0.97**step)
+    found = Rotation.from_matrix(turned(begun, turns).detach().double().numpy())
+    assert np.rad2deg((found * true_rotations.inv()).magnitude()).max() < 0.1
+    torch.testing.assert_close(shifts.detach(), true_shifts, atol=0.02, rtol=0)
+
+
+def test_gradient_of_a_rotation_vector() -> None:
+    """At zero and away from it, against differences in float64; and a turn is what scipy says."""
+    rng = np.random.default_rng(0)
+    rotations = torch.tensor(Rotation.random(3, rng=rng).as_matrix())
+    for scale in (0.0, 0.7):
+        turns = torch.tensor(scale * rng.standard_normal((3, 3)), requires_grad=True)
+        assert torch.autograd.gradcheck(lambda v: turned(rotations, v), (turns,))
+        expected = Rotation.from_rotvec(turns.detach().numpy()).as_matrix() @ rotations.numpy()
+        np.testing.assert_allclose(turned(rotations, turns).detach().numpy(), expected, atol=1e-12)

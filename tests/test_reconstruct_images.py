@@ -1,0 +1,124 @@
+"""`reconstruct --fit images`: same outputs as the volume fit, and a run that survives being killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from gem3d.assess import fourier_shell_correlation
+from gem3d.cli import main
+from gem3d.maps import read_map
+from gem3d.run_directory import CHECKPOINTS, RESULTS
+from gem3d.simulate import Simulation, simulate
+from gem3d.structures import packaged_structure
+
+BOX, PIXEL_A = 32, 6.6
+OPTIONS = ("--fit", "images", "--threads", "1", "--gaussians", "300", "--epochs", "40", "--quiet")
+
+
+def arguments(star: Path, out: Path, *extra: str) -> list[str]:
+    return ["reconstruct", str(star), "--out", str(out), *OPTIONS, *extra]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def results_of(out: Path) -> dict[str, bytes]:
+    """Every result but the one that holds times."""
+    return {name: (out / name).read_bytes() for name in RESULTS if name != "summary.json"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
+    return simulate(packaged_structure(), tmp_path_factory.mktemp("set"), 300, BOX, PIXEL_A, 5.0, seed=1)
+
+
+@pytest.fixture(scope="module")
+def finished(made: Simulation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    main(arguments(made.star, out))
+    return out
+
+
+def test_outputs_of_the_contract(finished: Path, made: Simulation) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == sorted([*RESULTS, "run.log"])
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["settings"]["fit"] == "images"
+    assert summary["gaussians"] == {"half1": 300, "half2": 300, "final": 600}
+    truth = read_map(made.truth).values
+    for name in ("map_unfiltered.mrc", "half1.mrc", "half2.mrc"):
+        found = fourier_shell_correlation(read_map(finished / name).values, truth)
+        assert found[1 : 1 + BOX // 3].min() > 0.9, name
+
+
+def test_a_killed_run_goes_on_to_the_same_maps(
+    made: Simulation, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "gem3d", *arguments(made.star, out, "--resume")]
+    process = subprocess.Popen(command)  # nothing to resume from yet: begins
+    checkpoint = out / CHECKPOINTS / "half2.safetensors"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    assert "go on with --resume" in refused(capsys, *arguments(made.star, out))
+    message = refused(capsys, *arguments(made.star, out, "--resume", "--seed", "7"))
+    assert "seed = 0, now it is 7" in message
+    assert checkpoint.exists()
+    main(arguments(made.star, out, "--resume"))
+    assert results_of(out) == results_of(finished)
+    assert not (out / CHECKPOINTS).exists()
+    log = (out / "run.log").read_text()
+    assert log.count("particle file") == 2, "the log of the killed run is kept"
+    assert "no checkpoint to go on from" in refused(capsys, *arguments(made.star, out, "--resume"))
+
+
+def test_a_checkpoint_that_is_none(
+    made: Simulation, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    monkeypatch.setattr("gem3d.fit.methods.FromImages.fit_half", stop)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments(made.star, out))
+    assert stopped.value.code == 130
+    monkeypatch.undo()
+    (out / CHECKPOINTS / "half1.safetensors").write_text("not a checkpoint")
+    message = refused(capsys, *arguments(made.star, out, "--resume"))
+    assert "half1.safetensors" in message
+    assert "remove it" in message
+
+
+def test_half_1_does_not_see_half_2(made: Simulation, finished: Path, tmp_path: Path) -> None:
+    """The particles of half 2 are others; those of half 1, their order and their random numbers are as before."""
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    for file in (made.star, made.stack):
+        shutil.copy(file, folder)
+    second = np.flatnonzero(made.particles.half_set == 2)
+    with mrcfile.mmap(folder / made.stack.name, "r+") as stack:
+        stack.data[second] = stack.data[second][:, ::-1]
+    main(arguments(folder / made.star.name, tmp_path / "after"))
+    for name in ("half1.mrc", "half2.mrc"):
+        same = (tmp_path / "after" / name).read_bytes() == (finished / name).read_bytes()
+        assert same == (name == "half1.mrc"), name
