@@ -32,7 +32,7 @@ from gem3d.fit.methods import FromEquations, FromImages, Method
 from gem3d.fit.normal_equations import LinearMap
 from gem3d.fit.observations import Observations
 from gem3d.fit.result import Fit
-from gem3d.fit.start import start_of_final, start_of_half
+from gem3d.fit.start import start_of_half
 from gem3d.gaussians import Gaussians, save_gaussians, save_ply
 from gem3d.inputs import background_diameter_A, find_images, last_shell_of, measuring_mask
 from gem3d.maps import write_map
@@ -128,9 +128,9 @@ def _reconstruct(
     del sets  # most of the memory; the method keeps what it needs
     fits, half_maps = _fit_halves(method, linear, diameter_A, out, settings, reporter)
     with reporter.stage("fit final map", method.unit) as report:
-        start = start_of_final((fits[0].stopped, fits[1].stopped))
-        final = method.fit_final(start, fits, report)
-    reporter.log.write(f"fit final map: {describe_rounds(final)}")
+        final = method.fit_final(fits, report)
+    if final.rounds:
+        reporter.log.write(f"fit final map: {describe_rounds(final)}")
     del method
 
     with reporter.stage("assess") as report:
@@ -234,7 +234,7 @@ def _fit_halves(
                 np.random.default_rng([settings.seed, number]),
                 n_gaussians=settings.gaussians,
                 init=settings.start,
-                scale_per_spacing=method.scale_per_spacing,
+                spread=method.spread,
             )
             fits.append(method.fit_half(number, start, report))
         reporter.log.write(f"fit half {number}: {describe_rounds(fits[-1])}")

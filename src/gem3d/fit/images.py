@@ -30,13 +30,13 @@ from gem3d.fit.training_state import TrainingState
 from gem3d.fit.volume import voxelize_on
 from gem3d.gaussians import Gaussians
 
-STEP_SIZES = StepSizes(centre_voxels=0.3, log_scale=0.024, quaternion=0.2, raw_mass=0.0375)
+STEP_SIZES = StepSizes(centre_voxels=0.45, log_scale=0.018, quaternion=0.15, raw_mass=0.056)
 BETAS = (0.9, 0.98)
-DECAY_STEPS = 100.0
+DECAY_STEPS = 75.0
 BATCH_SIZE = 32
 EPOCHS = 5
 # A small set is gone through more often, until there have been so many steps.
-FEWEST_STEPS = 750
+FEWEST_STEPS = 700
 # A batch holds so many groups of images that are neighbours in their file, which keeps reading sequential: at 128 px
 # a group is half a megabyte.
 NEIGHBOURS = 8
@@ -89,7 +89,6 @@ def fit_images(
     judge: NormalOperator | None,
     *,
     epochs: int,
-    steps_before: int = 0,
     batch_size: int = BATCH_SIZE,
     shapes: Shapes = Shapes(),  # noqa: B008
     checkpoint: Checkpoint | None = None,
@@ -102,7 +101,6 @@ def fit_images(
     ----------
     judge: operator of the held-out images; None where there are none.
     epochs: at most; the last takes in the held-out images.
-    steps_before: that `start` has been through: the decay of the step sizes goes on from there.
     checkpoint: written now and then, and at the end.
     progress: called with (images done, images expected, what the last evaluation found).
     watch: called with the Gaussians and their held-out loss per particle as they are judged.
@@ -114,7 +112,6 @@ def fit_images(
         images,
         judge,
         epochs,
-        steps_before,
         batch_size,
         shapes,
         checkpoint,
@@ -133,7 +130,6 @@ class _Training:
     images: TrainingSet
     judge: NormalOperator | None
     epochs: int
-    steps_before: int
     batch_size: int
     shapes: Shapes
     checkpoint: Checkpoint | None
@@ -175,7 +171,7 @@ class _Training:
         for batch in self.observations.batches(order[state.batch * self.batch_size :], self.batch_size):
             rows = torch.from_numpy(batch.rows)
             loss = self.loss.backward(state.descent.current, rows, transform(batch.images))
-            rate = 1 / (1 + (self.steps_before + state.steps) / DECAY_STEPS)
+            rate = 1 / (1 + state.steps / DECAY_STEPS)
             state.step(rate, float(loss), len(rows))
             self.seen += len(rows)
             if not self.folding and state.steps % every == 0:

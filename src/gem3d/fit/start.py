@@ -16,15 +16,29 @@ from gem3d.gaussians import Gaussians, initialise_from_map, initialise_random
 
 Support = tuple[tuple[float, float], ...]
 
-# Volume of the particle that one Gaussian stands for at the start, when their number is chosen automatically.
-VOLUME_PER_GAUSSIAN_A3 = 80.0
-# No more Gaussians than the grid can tell apart: voxels for each at the start, and after growth.
-VOXELS_PER_GAUSSIAN, FEWEST_VOXELS_PER_GAUSSIAN = 8, 4
+# Growth ends before there are more Gaussians than the grid can tell apart.
+FEWEST_VOXELS_PER_GAUSSIAN = 4
 FEWEST_GAUSSIANS = 200
 START_LOW_PASS_A = 2.4
 MIN_SCALE_PX = 0.6
 # Room around the mask, and around the centres of fitted Gaussians.
 MASK_MARGIN_A, CENTRES_MARGIN_A = 3.0, 6.0
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How many Gaussians a fit starts from, where it may choose, and how wide they are.
+
+    Attributes
+    ----------
+    volume_per_gaussian_A3: volume of the particle that one stands for.
+    voxels_per_gaussian: at least so many, however coarse the images.
+    scale_per_spacing: their standard deviation over the spacing of their centres.
+    """
+
+    volume_per_gaussian_A3: float
+    voxels_per_gaussian: float
+    scale_per_spacing: float
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,7 @@ def start_of_half(
     *,
     n_gaussians: int | Literal["auto"],
     init: Literal["map", "random"],
-    scale_per_spacing: float,
+    spread: Spread,
 ) -> Start:
     """Everything comes from this half alone: mask, support and random numbers too.
 
@@ -58,7 +72,6 @@ def start_of_half(
     ----------
     linear: `(D, D, D)` linear map of the half.
     held_out: equations of the half's held-out particles; they tell the grid.
-    scale_per_spacing: standard deviation of the Gaussians at the start, over the spacing of their centres.
     """
     pixel_size_A = held_out.pixel_size_A
     mask = automatic_mask(linear, pixel_size_A, particle_diameter_A=particle_diameter_A)
@@ -66,30 +79,33 @@ def start_of_half(
     volume_A3 = float(mask.sum()) * pixel_size_A**3
     voxels = volume_A3 / grid_of(held_out, support_A).voxel_size_A ** 3
     if n_gaussians == "auto":
-        wanted = min(volume_A3 / VOLUME_PER_GAUSSIAN_A3, voxels / VOXELS_PER_GAUSSIAN)
+        wanted = min(volume_A3 / spread.volume_per_gaussian_A3, voxels / spread.voxels_per_gaussian)
         n, most = max(FEWEST_GAUSSIANS, round(wanted)), round(voxels / FEWEST_VOXELS_PER_GAUSSIAN)
     else:
         n, most = n_gaussians, 0
     min_scale_A = MIN_SCALE_PX * pixel_size_A
     low_passed = gaussian_filter(linear, START_LOW_PASS_A / pixel_size_A) * mask
     if init == "map" and low_passed.max() > 0:
-        drawn = initialise_from_map(low_passed, pixel_size_A, n, rng, min_scale_A, scale_per_spacing)
+        drawn = initialise_from_map(low_passed, pixel_size_A, n, rng, min_scale_A, spread.scale_per_spacing)
     else:
         total = max(float(np.maximum(low_passed, 0).sum()), 1e-3) * pixel_size_A**3
         radius_A = (3 * float(mask.sum()) / (4 * np.pi)) ** (1 / 3) * pixel_size_A
-        drawn = initialise_random(radius_A, total, n, rng, min_scale_A, scale_per_spacing)
+        drawn = initialise_random(radius_A, total, n, rng, min_scale_A, spread.scale_per_spacing)
     return Start(drawn, support_A, most)
 
 
-def start_of_final(halves: tuple[Gaussians, Gaussians]) -> Start:
-    """The mean of both half maps: together they hold twice the Gaussians at half the mass."""
-    both = halves[0].scaled(0.5).joined(halves[1].scaled(0.5))
-    centres_A = both.centres_A.numpy()[:, ::-1]
-    support_A = tuple(
+def mean_of(one: Gaussians, other: Gaussians) -> Gaussians:
+    """The mean of two maps: all their Gaussians together, at half the mass."""
+    return one.scaled(0.5).joined(other.scaled(0.5))
+
+
+def support_around(gaussians: Gaussians) -> Support:
+    """(low, high) in A from the box centre along z, y, x, with room around the centres."""
+    centres_A = gaussians.centres_A.numpy()[:, ::-1]
+    return tuple(
         (float(low - CENTRES_MARGIN_A), float(high + CENTRES_MARGIN_A))
         for low, high in zip(centres_A.min(0), centres_A.max(0), strict=True)
     )
-    return Start(both, support_A, 0)
 
 
 def support_of(mask: FloatVolume, pixel_size_A: float) -> Support:

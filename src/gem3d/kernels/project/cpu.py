@@ -1,9 +1,13 @@
 """Projection of Gaussians on the CPU (numba), forward and backward.
 
-A Gaussian is evaluated inside the ellipse where it is above a given share of its peak: rows of the bounding box, and
-in each row the interval inside the ellipse, rounded up to blocks of `BLOCK` pixels. The trip count of the inner loop
-is a constant and its exponential a polynomial, so that it compiles to vector instructions without a remainder; images
-are padded by a block on the right to let the last block run over. Backward visits the same pixels as forward.
+Gaussians are worked on in groups of `LANES`, which lie in memory value by value: projecting a group's centres and
+covariances, and carrying gradients back through that, are loops over the group without a branch, which compile to
+vector instructions.
+
+Of each Gaussian the pixels inside the ellipse where it is above a given share of its peak are visited, in blocks of
+`BLOCK` columns: most Gaussians need one, an inner loop of fixed length over its rows. Images are padded by a block on
+the right to let the last block run over. Backward visits the same pixels as forward. It keeps sums for each column of
+a block and adds up the columns at the end, as a sum across the lanes of a vector costs more than a row.
 
 Forward, each image is made by one thread. Backward, each group of Gaussians gathers its gradients from all images;
 what it adds to the gradients of poses and shifts is kept apart and summed in the order of the groups. So no two
@@ -23,13 +27,28 @@ from numpy.typing import NDArray
 Float32Array: TypeAlias = NDArray[np.float32]
 Scalar: TypeAlias = Any  # float32 or float64, as numba infers
 
-GAUSSIANS_PER_GROUP = 64
+LANES = 64
 BLOCK = 16
-"""Pixels a step: two vectors of eight. With 8 LLVM unrolls the loop into scalar code, half as fast."""
 
-# Everything of fastmath but "no NaN" and "no infinity": bad input must not become undefined behaviour.
-FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
-LOG2_E = np.float32(math.log2(math.e))
+# Everything of fastmath but "no NaN" and "no infinity": bad input must not become undefined behaviour. A division by
+# zero gives infinity as in numpy; raising an exception for it would keep loops from becoming vector instructions.
+OPTIONS: dict[str, Any] = {
+    "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"},
+    "error_model": "numpy",
+    "cache": True,
+}
+F32 = np.float32
+LOG2_E = F32(math.log2(math.e))
+
+# What a group holds of each Gaussian, one after the other, each over all its lanes.
+MASS, MEAN, COVARIANCE, N_VALUES = 0, 1, 4, 10
+# What is known of each once it is projected: centre in pixel indices; entries of the inverse covariance; height of
+# the unit mass; half widths of the ellipse, that in y negative where nothing is to be seen; column of the ellipse's
+# top; slope and variance of the column's conditional distribution, and the inverse variance of the row.
+X, Y, PXX, PYY, PXY, HEIGHT, REACH_X, REACH_Y, TOP, SLOPE, CONDITIONAL, INVERSE_XX = range(12)
+# Sums over its pixels of gradient times unit Gaussian times 1, dx, dy, dx^2, dy^2, dx dy.
+M0, MX, MY, MXX, MYY, MXY = range(12, 18)
+N_PROJECTED = 18
 
 
 def project_forward_cpu(
@@ -44,12 +63,10 @@ def project_forward_cpu(
     """Images `(b, D, D)` of float32 arguments already checked; see `gem3d.kernels.project.project`."""
     images = torch.empty((len(rotations), box_size, box_size), dtype=torch.float32)
     _project_images(
-        _as_numpy(amplitudes),
-        _as_numpy(means),
-        _as_numpy(covariances),
+        _in_groups(amplitudes, means, covariances).numpy(),
         _as_numpy(rotations),
         _as_numpy(shifts_px),
-        -2.0 * math.log(tail),
+        F32(-2.0 * math.log(tail)),
         images.numpy(),
     )
     return images
@@ -65,22 +82,39 @@ def project_backward_cpu(
     gradient: torch.Tensor,
 ) -> tuple[torch.Tensor, ...]:
     """Gradients with respect to the five arguments, given that with respect to the images, `(b, D, D)`."""
-    arguments = (amplitudes, means, covariances, rotations, shifts_px)
-    n_groups = -(-len(amplitudes) // GAUSSIANS_PER_GROUP)
-    padded = torch.nn.functional.pad(gradient, (0, BLOCK))
-    of_gaussians = [torch.zeros(t.shape) for t in arguments[:3]]
-    of_poses = torch.zeros(n_groups, len(rotations), 8)
+    groups = _in_groups(amplitudes, means, covariances)
+    of_groups = torch.zeros_like(groups)
+    of_poses = torch.zeros(len(groups), len(rotations), 8)
     _project_gradients(
-        *(_as_numpy(t) for t in arguments),
-        -2.0 * math.log(tail),
-        padded.numpy(),
-        *(t.numpy() for t in of_gaussians),
+        groups.numpy(),
+        _as_numpy(rotations),
+        _as_numpy(shifts_px),
+        F32(-2.0 * math.log(tail)),
+        torch.nn.functional.pad(gradient, (0, BLOCK)).numpy(),
+        of_groups.numpy(),
         of_poses.numpy(),
+    )
+    of_gaussians = (
+        of_groups.view(-1, N_VALUES, LANES).transpose(1, 2).reshape(-1, N_VALUES)[: len(amplitudes)]
     )
     total = of_poses.double().sum(0).float()
     of_rotations = torch.zeros(len(rotations), 3, 3)
     of_rotations[:, :2] = total[:, :6].view(-1, 2, 3)
-    return (*of_gaussians, of_rotations, total[:, 6:])
+    return (
+        of_gaussians[:, MASS],
+        of_gaussians[:, MEAN:COVARIANCE],
+        of_gaussians[:, COVARIANCE:],
+        of_rotations,
+        total[:, 6:],
+    )
+
+
+def _in_groups(amplitudes: torch.Tensor, means: torch.Tensor, covariances: torch.Tensor) -> torch.Tensor:
+    """`(groups, N_VALUES * LANES)`; the last group is filled up with Gaussians of no extent, which are not seen."""
+    n_groups = -(-len(amplitudes) // LANES)
+    values = torch.zeros(n_groups * LANES, N_VALUES)
+    values[: len(amplitudes)] = torch.cat([amplitudes[:, None], means, covariances], dim=1).detach()
+    return values.view(n_groups, LANES, N_VALUES).transpose(1, 2).reshape(n_groups, N_VALUES * LANES)
 
 
 def _as_numpy(tensor: torch.Tensor) -> Float32Array:
@@ -88,258 +122,307 @@ def _as_numpy(tensor: torch.Tensor) -> Float32Array:
     return array
 
 
-@njit(parallel=True, fastmath=FASTMATH, cache=True)
+@njit(parallel=True, **OPTIONS)
 def _project_images(
-    amplitudes: Float32Array,
-    means: Float32Array,
-    covariances: Float32Array,
+    groups: Float32Array,
     rotations: Float32Array,
     shifts_px: Float32Array,
-    limit: float,
+    limit: Scalar,
     images: Float32Array,
 ) -> None:
     size = images.shape[1]
     for b in prange(images.shape[0]):
         padded = np.zeros((size, size + BLOCK), dtype=np.float32)
-        for j in range(amplitudes.shape[0]):
-            x, y = _project_mean(means[j], rotations[b], shifts_px[b], size)
-            xx, yy, xy = _project_covariance(covariances[j], rotations[b])
-            _add_gaussian(padded, amplitudes[j], x, y, xx, yy, xy, limit)
+        projected = np.empty(N_PROJECTED * LANES, dtype=np.float32)
+        for g in range(groups.shape[0]):
+            _project_group(groups[g], rotations[b], shifts_px[b], limit, size, projected)
+            for j in range(LANES):
+                if projected[REACH_Y * LANES + j] >= F32(0):
+                    _add_gaussian(padded, groups[g, j], projected, j, limit)
         images[b] = padded[:, :size]
 
 
-@njit(fastmath=FASTMATH, cache=True, inline="always")
-def _project_mean(
-    mean: Float32Array, rotation: Float32Array, shift_px: Float32Array, size: int
-) -> tuple[Scalar, Scalar]:
-    """Centre in pixel indices: (A mu)_xy + t + D//2."""
-    centre = np.float32(size // 2)
-    x = rotation[0, 0] * mean[0] + rotation[0, 1] * mean[1] + rotation[0, 2] * mean[2] + shift_px[0] + centre
-    y = rotation[1, 0] * mean[0] + rotation[1, 1] * mean[1] + rotation[1, 2] * mean[2] + shift_px[1] + centre
-    return x, y
-
-
-@njit(fastmath=FASTMATH, cache=True, inline="always")
-def _project_covariance(covariance: Float32Array, rotation: Float32Array) -> tuple[Scalar, Scalar, Scalar]:
-    """Entries xx, yy, xy of A Sigma A^T."""
-    a0, a1, a2 = rotation[0, 0], rotation[0, 1], rotation[0, 2]
-    b0, b1, b2 = rotation[1, 0], rotation[1, 1], rotation[1, 2]
-    sxx, syy, szz = covariance[0], covariance[1], covariance[2]
-    sxy, sxz, syz = covariance[3], covariance[4], covariance[5]
-    u0 = sxx * a0 + sxy * a1 + sxz * a2
-    u1 = sxy * a0 + syy * a1 + syz * a2
-    u2 = sxz * a0 + syz * a1 + szz * a2
-    v0 = sxx * b0 + sxy * b1 + sxz * b2
-    v1 = sxy * b0 + syy * b1 + syz * b2
-    v2 = sxz * b0 + syz * b1 + szz * b2
-    return a0 * u0 + a1 * u1 + a2 * u2, b0 * v0 + b1 * v1 + b2 * v2, b0 * u0 + b1 * u1 + b2 * u2
-
-
-@njit(fastmath=FASTMATH, cache=True, inline="always")
-def _ellipse(
-    x: Scalar, y: Scalar, xx: Scalar, yy: Scalar, xy: Scalar, limit: float, size: int
-) -> tuple[Scalar, Scalar, Scalar, Scalar, Scalar, int, int]:
-    """Height of the unit mass, exponent, and rows of the ellipse where the Mahalanobis distance is below `limit`.
-
-    The exponent: exp(-q/2) = 2^(cx dx^2 + cxy dx dy + cy dy^2), (dx, dy) from the centre. No rows where the Gaussian
-    lies off the image or is none.
-    """
-    # float64: the determinant of a needle is a small difference of large products.
-    det = np.float64(xx) * np.float64(yy) - np.float64(xy) * np.float64(xy)
-    reach_x, reach_y = math.sqrt(limit * xx), math.sqrt(limit * yy)
-    seen_x = x + reach_x >= 0.0 and x - reach_x <= size - 1.0
-    seen_y = y + reach_y >= 0.0 and y - reach_y <= size - 1.0
-    # Written so that NaN fails it: as an index it would lead out of the image.
-    if not (seen_x and seen_y and det > 0.0 and det < np.inf):
-        nothing = np.float32(0.0)
-        return nothing, nothing, nothing, nothing, 0.0, 0, 0
-    height = np.float32(1.0 / (2.0 * math.pi * math.sqrt(det)))
-    scale = -0.5 * LOG2_E / det
-    cx, cxy, cy = np.float32(scale * yy), np.float32(-2.0 * scale * xy), np.float32(scale * xx)
-    first_row = math.ceil(max(y - reach_y, 0.0))
-    end_row = math.floor(min(y + reach_y, size - 1.0)) + 1
-    return height, cx, cxy, cy, det / yy, first_row, end_row
-
-
-@njit(fastmath=FASTMATH, cache=True, inline="always")
-def _columns(
-    x: Scalar, yy: Scalar, xy: Scalar, dy: Scalar, conditional_variance: Scalar, limit: float, size: int
-) -> tuple[int, int]:
-    """First column of a row inside the ellipse and the one after the last."""
-    middle = x + xy / yy * dy
-    half_width = math.sqrt(max(limit - dy * dy / yy, 0.0) * conditional_variance)
-    return math.ceil(max(middle - half_width, 0.0)), math.floor(min(middle + half_width, size - 1.0)) + 1
-
-
-@njit(fastmath=FASTMATH, cache=True)
-def _add_gaussian(
-    padded: Float32Array,
-    amplitude: Scalar,
-    x: Scalar,
-    y: Scalar,
-    xx: Scalar,
-    yy: Scalar,
-    xy: Scalar,
-    limit: float,
-) -> None:
-    """Add one projected Gaussian to an image that is wider than high by `BLOCK` spare columns."""
-    size = padded.shape[0]
-    height, cx, cxy, cy, conditional_variance, first_row, end_row = _ellipse(x, y, xx, yy, xy, limit, size)
-    height *= np.float32(amplitude)
-    for row in range(first_row, end_row):
-        dy = np.float32(row) - y
-        first, end = _columns(x, yy, xy, dy, conditional_variance, limit, size)
-        constant = cy * dy * dy
-        linear = cxy * dy
-        for start in range(first, end, BLOCK):
-            offset = np.float32(start) - x
-            pixels = padded[row, start : start + BLOCK]
-            for i in range(BLOCK):
-                dx = offset + np.float32(i)
-                pixels[i] += height * _exp2_of_negative(constant + dx * (linear + cx * dx))
-
-
-@njit(fastmath=FASTMATH, cache=True)
-def _moments(
-    padded: Float32Array, x: Scalar, y: Scalar, xx: Scalar, yy: Scalar, xy: Scalar, limit: float
-) -> tuple[Scalar, Scalar, Scalar, Scalar, Scalar, Scalar]:
-    """Sums of gradient times unit Gaussian times 1, dx, dy, dx^2, dy^2, dx dy, over the pixels of `_add_gaussian`."""
-    size = padded.shape[0]
-    height, cx, cxy, cy, conditional_variance, first_row, end_row = _ellipse(x, y, xx, yy, xy, limit, size)
-    m0 = mx = my = mxx = myy = mxy = np.float32(0.0)
-    for row in range(first_row, end_row):
-        dy = np.float32(row) - y
-        first, end = _columns(x, yy, xy, dy, conditional_variance, limit, size)
-        constant = cy * dy * dy
-        linear = cxy * dy
-        for start in range(first, end, BLOCK):
-            offset = np.float32(start) - x
-            pixels = padded[row, start : start + BLOCK]
-            s0 = s1 = s2 = np.float32(0.0)
-            for i in range(BLOCK):
-                dx = offset + np.float32(i)
-                g = pixels[i] * _exp2_of_negative(constant + dx * (linear + cx * dx))
-                s0 += g
-                g *= dx
-                s1 += g
-                s2 += g * dx
-            m0 += s0
-            mx += s1
-            my += s0 * dy
-            mxx += s2
-            myy += s0 * dy * dy
-            mxy += s1 * dy
-    return height * m0, height * mx, height * my, height * mxx, height * myy, height * mxy
-
-
-@njit(parallel=True, fastmath=FASTMATH, cache=True)
+@njit(parallel=True, **OPTIONS)
 def _project_gradients(
-    amplitudes: Float32Array,
-    means: Float32Array,
-    covariances: Float32Array,
+    groups: Float32Array,
     rotations: Float32Array,
     shifts_px: Float32Array,
-    limit: float,
+    limit: Scalar,
     padded: Float32Array,
-    grad_amplitudes: Float32Array,
-    grad_means: Float32Array,
-    grad_covariances: Float32Array,
+    grad_groups: Float32Array,
     grad_poses: Float32Array,
 ) -> None:
     """`grad_poses` `(groups, b, 8)`: two rows of the rotation, then the shift, as far as each group contributes."""
-    size = padded.shape[1]
-    for group in prange(grad_poses.shape[0]):
-        begin = group * GAUSSIANS_PER_GROUP
+    for g in prange(groups.shape[0]):
+        projected = np.empty(N_PROJECTED * LANES, dtype=np.float32)
+        columns = np.empty(3 * BLOCK, dtype=np.float32)
         for b in range(padded.shape[0]):
-            r, pose = rotations[b], grad_poses[group, b]
-            for j in range(begin, min(begin + GAUSSIANS_PER_GROUP, amplitudes.shape[0])):
-                x, y = _project_mean(means[j], r, shifts_px[b], size)
-                xx, yy, xy = _project_covariance(covariances[j], r)
-                m0, mx, my, mxx, myy, mxy = _moments(padded[b], x, y, xx, yy, xy, limit)
-                if m0 == 0 and mxx == 0 and myy == 0:
-                    continue
-                grad_amplitudes[j] += m0
-                a = amplitudes[j]
-                inverse = 1.0 / (np.float64(xx) * np.float64(yy) - np.float64(xy) * np.float64(xy))
-                pxx, pyy, pxy = np.float32(yy * inverse), np.float32(xx * inverse), np.float32(-xy * inverse)
-                # dI/dmu = I P d
-                gx, gy = a * (pxx * mx + pxy * my), a * (pxy * mx + pyy * my)
-                # dI/dSigma = I (P d d^T P - P) / 2, a symmetric matrix
-                ux, uy = pxx * mxx + pxy * mxy, pxx * mxy + pxy * myy
-                vx, vy = pxy * mxx + pyy * mxy, pxy * mxy + pyy * myy
-                half = np.float32(0.5) * a
-                gxx = half * (ux * pxx + uy * pxy - pxx * m0)
-                gyy = half * (vx * pxy + vy * pyy - pyy * m0)
-                gxy = half * (ux * pxy + uy * pyy - pxy * m0)
-                _add_to_gaussian(grad_means[j], grad_covariances[j], r, gx, gy, gxx, gyy, gxy)
-                _add_to_pose(pose, means[j], covariances[j], r, gx, gy, gxx, gyy, gxy)
+            _project_group(groups[g], rotations[b], shifts_px[b], limit, padded.shape[1], projected)
+            for j in range(LANES):
+                if projected[REACH_Y * LANES + j] >= F32(0):
+                    _moments(padded[b], projected, j, limit, columns)
+            _carry_back(groups[g], projected, rotations[b], grad_groups[g], grad_poses[g, b])
 
 
-@njit(fastmath=FASTMATH, cache=True, inline="always")
-def _add_to_gaussian(
-    grad_mean: Float32Array,
-    grad_covariance: Float32Array,
-    r: Float32Array,
-    gx: Scalar,
-    gy: Scalar,
-    gxx: Scalar,
-    gyy: Scalar,
-    gxy: Scalar,
+@njit(**OPTIONS)
+def _project_group(
+    group: Float32Array,
+    rotation: Float32Array,
+    shift_px: Float32Array,
+    limit: Scalar,
+    size: int,
+    projected: Float32Array,
 ) -> None:
-    """Carry gradients of the projected mean and covariance back through A mu and A Sigma A^T."""
-    for i in range(3):
-        grad_mean[i] += r[0, i] * gx + r[1, i] * gy
-        grad_covariance[i] += gxx * r[0, i] * r[0, i] + gyy * r[1, i] * r[1, i] + 2 * gxy * r[0, i] * r[1, i]
-    # An off-diagonal entry stands for two elements of the matrix.
-    for entry, i, j in ((3, 0, 1), (4, 0, 2), (5, 1, 2)):
-        grad_covariance[entry] += 2 * (
-            gxx * r[0, i] * r[0, j] + gyy * r[1, i] * r[1, j] + gxy * (r[0, i] * r[1, j] + r[1, i] * r[0, j])
+    """Centres (A mu)_xy + t + D//2, covariances A Sigma A^T, and what follows from them for the loops over pixels."""
+    a0, a1, a2 = rotation[0, 0], rotation[0, 1], rotation[0, 2]
+    b0, b1, b2 = rotation[1, 0], rotation[1, 1], rotation[1, 2]
+    shift_x, shift_y, last = shift_px[0] + F32(size // 2), shift_px[1] + F32(size // 2), F32(size - 1)
+    n, p, mean, cov = LANES, projected, MEAN * LANES, COVARIANCE * LANES
+    for j in range(n):
+        mx, my, mz = group[mean + j], group[mean + n + j], group[mean + 2 * n + j]
+        sxx, syy, szz = group[cov + j], group[cov + n + j], group[cov + 2 * n + j]
+        sxy, sxz, syz = group[cov + 3 * n + j], group[cov + 4 * n + j], group[cov + 5 * n + j]
+        x = a0 * mx + a1 * my + a2 * mz + shift_x
+        y = b0 * mx + b1 * my + b2 * mz + shift_y
+        u0, u1, u2 = (
+            sxx * a0 + sxy * a1 + sxz * a2,
+            sxy * a0 + syy * a1 + syz * a2,
+            sxz * a0 + syz * a1 + szz * a2,
         )
+        v0, v1, v2 = (
+            sxx * b0 + sxy * b1 + sxz * b2,
+            sxy * b0 + syy * b1 + syz * b2,
+            sxz * b0 + syz * b1 + szz * b2,
+        )
+        xx, yy, xy = a0 * u0 + a1 * u1 + a2 * u2, b0 * v0 + b1 * v1 + b2 * v2, b0 * u0 + b1 * u1 + b2 * u2
+        # float64: the determinant of a needle is a small difference of large products.
+        det = np.float64(xx) * np.float64(yy) - np.float64(xy) * np.float64(xy)
+        inverse = 1.0 / det
+        reach_x, reach_y = math.sqrt(limit * xx), math.sqrt(limit * yy)
+        # Written so that NaN fails it: as an index it would lead out of the image.
+        seen = (
+            (x + reach_x >= F32(0)) & (x - reach_x <= last) & (y + reach_y >= F32(0)) & (y - reach_y <= last)
+        )
+        seen = seen & (det > 0.0) & (det < np.inf)
+        p[X * n + j], p[Y * n + j] = x, y
+        p[PXX * n + j], p[PYY * n + j] = F32(yy * inverse), F32(xx * inverse)
+        p[PXY * n + j] = F32(-xy * inverse)
+        p[HEIGHT * n + j] = F32(math.sqrt(inverse) * (0.5 / math.pi))
+        p[REACH_X * n + j] = reach_x
+        p[REACH_Y * n + j] = reach_y if seen else F32(-1)
+        p[TOP * n + j] = xy / yy * reach_y
+        p[SLOPE * n + j] = xy / xx
+        p[CONDITIONAL * n + j] = F32(det / xx)
+        p[INVERSE_XX * n + j] = F32(1) / xx
 
 
-@njit(fastmath=FASTMATH, cache=True, inline="always")
-def _add_to_pose(
-    pose: Float32Array,
-    mean: Float32Array,
-    c: Float32Array,
-    r: Float32Array,
-    gx: Scalar,
-    gy: Scalar,
-    gxx: Scalar,
-    gyy: Scalar,
-    gxy: Scalar,
+@njit(inline="always", **OPTIONS)
+def _span(centre: Scalar, below: Scalar, above: Scalar, size: int) -> tuple[int, int]:
+    """First pixel from `centre - below` to `centre + above`, and the one after the last."""
+    return math.ceil(max(centre - below, F32(0))), math.floor(min(centre + above, F32(size - 1))) + 1
+
+
+@njit(**OPTIONS)
+def _rows(p: Float32Array, j: int, first: int, limit: Scalar, size: int) -> tuple[int, int]:
+    """First row, and the one after the last, of the ellipse's part in the block that begins at column `first`."""
+    n = LANES
+    x, reach_x, top = p[X * n + j], p[REACH_X * n + j], p[TOP * n + j]
+    below = above = p[REACH_Y * n + j]
+    slope, conditional, inverse_xx = p[SLOPE * n + j], p[CONDITIONAL * n + j], p[INVERSE_XX * n + j]
+    left = min(max(F32(first) - x, -reach_x), reach_x)
+    right = min(max(F32(first + BLOCK - 1) - x, -reach_x), reach_x)
+    half_left = math.sqrt(max(limit - left * left * inverse_xx, F32(0)) * conditional)
+    half_right = math.sqrt(max(limit - right * right * inverse_xx, F32(0)) * conditional)
+    # The upper edge of an ellipse is concave: over some columns it is highest at its top or at one of the ends.
+    if not left <= top <= right:
+        above = max(slope * left + half_left, slope * right + half_right)
+    if not left <= -top <= right:
+        below = max(half_left - slope * left, half_right - slope * right)
+    rows: tuple[int, int] = _span(p[Y * n + j], below, above, size)
+    return rows
+
+
+@njit(inline="always", **OPTIONS)
+def _exponent(p: Float32Array, j: int) -> tuple[Scalar, Scalar, Scalar]:
+    """Factors in exp(-q/2) = 2^(cx dx^2 + cxy dx dy + cy dy^2), (dx, dy) from the centre."""
+    half = F32(-0.5) * LOG2_E
+    return half * p[PXX * LANES + j], -LOG2_E * p[PXY * LANES + j], half * p[PYY * LANES + j]
+
+
+@njit(**OPTIONS)
+def _add_gaussian(padded: Float32Array, mass: Scalar, p: Float32Array, j: int, limit: Scalar) -> None:
+    """Add Gaussian `j` of a projected group to an image that is wider than high by `BLOCK` spare columns."""
+    size, n = padded.shape[0], LANES
+    x, y, peak = p[X * n + j], p[Y * n + j], p[HEIGHT * n + j] * mass
+    cx, cxy, cy = _exponent(p, j)
+    begin, end = _span(x, p[REACH_X * n + j], p[REACH_X * n + j], size)
+    if end - begin <= BLOCK:
+        first_row, end_row = _span(y, p[REACH_Y * n + j], p[REACH_Y * n + j], size)
+        _add_block(padded, begin, first_row, end_row, x, y, peak, cx, cxy, cy)
+    else:
+        for first in range(begin, end, BLOCK):
+            first_row, end_row = _rows(p, j, first, limit, size)
+            _add_block(padded, first, first_row, end_row, x, y, peak, cx, cxy, cy)
+
+
+@njit(inline="always", **OPTIONS)
+def _add_block(
+    padded: Float32Array,
+    first: int,
+    first_row: int,
+    end_row: int,
+    x: Scalar,
+    y: Scalar,
+    peak: Scalar,
+    cx: Scalar,
+    cxy: Scalar,
+    cy: Scalar,
 ) -> None:
-    """Add g mu^T + 2 G A Sigma, the gradient of the two rows of A, and that of the shift."""
-    u0 = gxx * r[0, 0] + gxy * r[1, 0]
-    u1 = gxx * r[0, 1] + gxy * r[1, 1]
-    u2 = gxx * r[0, 2] + gxy * r[1, 2]
-    v0 = gxy * r[0, 0] + gyy * r[1, 0]
-    v1 = gxy * r[0, 1] + gyy * r[1, 1]
-    v2 = gxy * r[0, 2] + gyy * r[1, 2]
-    pose[0] += gx * mean[0] + 2 * (u0 * c[0] + u1 * c[3] + u2 * c[4])
-    pose[1] += gx * mean[1] + 2 * (u0 * c[3] + u1 * c[1] + u2 * c[5])
-    pose[2] += gx * mean[2] + 2 * (u0 * c[4] + u1 * c[5] + u2 * c[2])
-    pose[3] += gy * mean[0] + 2 * (v0 * c[0] + v1 * c[3] + v2 * c[4])
-    pose[4] += gy * mean[1] + 2 * (v0 * c[3] + v1 * c[1] + v2 * c[5])
-    pose[5] += gy * mean[2] + 2 * (v0 * c[4] + v1 * c[5] + v2 * c[2])
-    pose[6] += gx
-    pose[7] += gy
+    offset = F32(first) - x
+    for row in range(first_row, end_row):
+        dy = F32(row) - y
+        constant, linear = cy * dy * dy, cxy * dy
+        pixels = padded[row, first : first + BLOCK]
+        for i in range(BLOCK):
+            dx = offset + F32(i)
+            pixels[i] += peak * _exp2_of_negative(constant + dx * (linear + cx * dx))
 
 
-@njit(fastmath=FASTMATH, cache=True, inline="always")
+@njit(**OPTIONS)
+def _moments(padded: Float32Array, p: Float32Array, j: int, limit: Scalar, columns: Float32Array) -> None:
+    """Sums over the pixels of `_add_gaussian`, into `M0` to `MXY` of Gaussian `j`; `columns` is memory to work in."""
+    size, n = padded.shape[0], LANES
+    for moment in range(M0, MXY + 1):
+        p[moment * n + j] = F32(0)
+    begin, end = _span(p[X * n + j], p[REACH_X * n + j], p[REACH_X * n + j], size)
+    if end - begin <= BLOCK:
+        first_row, end_row = _span(p[Y * n + j], p[REACH_Y * n + j], p[REACH_Y * n + j], size)
+        _add_moments(padded, begin, first_row, end_row, p, j, columns)
+    else:
+        for first in range(begin, end, BLOCK):
+            first_row, end_row = _rows(p, j, first, limit, size)
+            _add_moments(padded, first, first_row, end_row, p, j, columns)
+
+
+@njit(inline="always", **OPTIONS)
+def _add_moments(
+    padded: Float32Array,
+    first: int,
+    first_row: int,
+    end_row: int,
+    p: Float32Array,
+    j: int,
+    columns: Float32Array,
+) -> None:
+    """Add those of one block of columns."""
+    n = LANES
+    cx, cxy, cy = _exponent(p, j)
+    y, offset = p[Y * n + j], F32(first) - p[X * n + j]
+    columns[:] = F32(0)
+    for row in range(first_row, end_row):
+        dy = F32(row) - y
+        constant, linear, dy_squared = cy * dy * dy, cxy * dy, dy * dy
+        pixels = padded[row, first : first + BLOCK]
+        for i in range(BLOCK):
+            dx = offset + F32(i)
+            value = pixels[i] * _exp2_of_negative(constant + dx * (linear + cx * dx))
+            columns[i] += value
+            columns[BLOCK + i] += value * dy
+            columns[2 * BLOCK + i] += value * dy_squared
+    m0 = mx = my = mxx = myy = mxy = F32(0)
+    for i in range(BLOCK):
+        dx = offset + F32(i)
+        m0 += columns[i]
+        mx += columns[i] * dx
+        mxx += columns[i] * dx * dx
+        my += columns[BLOCK + i]
+        mxy += columns[BLOCK + i] * dx
+        myy += columns[2 * BLOCK + i]
+    height = p[HEIGHT * n + j]
+    p[M0 * n + j] += height * m0
+    p[MX * n + j] += height * mx
+    p[MY * n + j] += height * my
+    p[MXX * n + j] += height * mxx
+    p[MYY * n + j] += height * myy
+    p[MXY * n + j] += height * mxy
+
+
+@njit(**OPTIONS)
+def _carry_back(
+    group: Float32Array, p: Float32Array, r: Float32Array, grad_group: Float32Array, grad_pose: Float32Array
+) -> None:
+    """From the moments to the gradients of the group's values, added to what is there, and of pose and shift.
+
+    With P the inverse of the projected covariance and d the way from the centre to a pixel, dI/dmu = I P d and
+    dI/dSigma = I (P d d^T P - P) / 2, a symmetric matrix G; both are carried back through A mu and A Sigma A^T.
+    """
+    a0, a1, a2 = r[0, 0], r[0, 1], r[0, 2]
+    b0, b1, b2 = r[1, 0], r[1, 1], r[1, 2]
+    n, mean, cov, two, zero = LANES, MEAN * LANES, COVARIANCE * LANES, F32(2), F32(0)
+    p0 = p1 = p2 = p3 = p4 = p5 = p6 = p7 = zero
+    for j in range(n):
+        # What is not seen may hold anything, NaN too.
+        seen = p[REACH_Y * n + j] >= zero
+        m0 = p[M0 * n + j] if seen else zero
+        mx, my = (p[MX * n + j], p[MY * n + j]) if seen else (zero, zero)
+        mxx, myy = (p[MXX * n + j], p[MYY * n + j]) if seen else (zero, zero)
+        mxy, pxy = (p[MXY * n + j], p[PXY * n + j]) if seen else (zero, zero)
+        pxx, pyy = (p[PXX * n + j], p[PYY * n + j]) if seen else (zero, zero)
+        a, x = (group[j], group[mean + j]) if seen else (zero, zero)
+        y, z = (group[mean + n + j], group[mean + 2 * n + j]) if seen else (zero, zero)
+        sxx, syy = (group[cov + j], group[cov + n + j]) if seen else (zero, zero)
+        szz, sxy = (group[cov + 2 * n + j], group[cov + 3 * n + j]) if seen else (zero, zero)
+        sxz, syz = (group[cov + 4 * n + j], group[cov + 5 * n + j]) if seen else (zero, zero)
+
+        gx, gy = a * (pxx * mx + pxy * my), a * (pxy * mx + pyy * my)
+        ux, uy = pxx * mxx + pxy * mxy, pxx * mxy + pxy * myy
+        vx, vy = pxy * mxx + pyy * mxy, pxy * mxy + pyy * myy
+        half = F32(0.5) * a
+        gxx = half * (ux * pxx + uy * pxy - pxx * m0)
+        gyy = half * (vx * pxy + vy * pyy - pyy * m0)
+        gxy = half * (ux * pxy + uy * pyy - pxy * m0)
+
+        grad_group[j] += m0
+        grad_group[mean + j] += a0 * gx + b0 * gy
+        grad_group[mean + n + j] += a1 * gx + b1 * gy
+        grad_group[mean + 2 * n + j] += a2 * gx + b2 * gy
+        # G A, two rows
+        u0, u1, u2 = gxx * a0 + gxy * b0, gxx * a1 + gxy * b1, gxx * a2 + gxy * b2
+        v0, v1, v2 = gxy * a0 + gyy * b0, gxy * a1 + gyy * b1, gxy * a2 + gyy * b2
+        # A^T G A; an off-diagonal entry stands for two elements of the matrix.
+        grad_group[cov + j] += a0 * u0 + b0 * v0
+        grad_group[cov + n + j] += a1 * u1 + b1 * v1
+        grad_group[cov + 2 * n + j] += a2 * u2 + b2 * v2
+        grad_group[cov + 3 * n + j] += two * (a0 * u1 + b0 * v1)
+        grad_group[cov + 4 * n + j] += two * (a0 * u2 + b0 * v2)
+        grad_group[cov + 5 * n + j] += two * (a1 * u2 + b1 * v2)
+        # g mu^T + 2 G A Sigma
+        p0 += gx * x + two * (u0 * sxx + u1 * sxy + u2 * sxz)
+        p1 += gx * y + two * (u0 * sxy + u1 * syy + u2 * syz)
+        p2 += gx * z + two * (u0 * sxz + u1 * syz + u2 * szz)
+        p3 += gy * x + two * (v0 * sxx + v1 * sxy + v2 * sxz)
+        p4 += gy * y + two * (v0 * sxy + v1 * syy + v2 * syz)
+        p5 += gy * z + two * (v0 * sxz + v1 * syz + v2 * szz)
+        p6 += gx
+        p7 += gy
+    grad_pose[0], grad_pose[1], grad_pose[2], grad_pose[3] = p0, p1, p2, p3
+    grad_pose[4], grad_pose[5], grad_pose[6], grad_pose[7] = p4, p5, p6, p7
+
+
+@njit(inline="always", **OPTIONS)
 def _exp2_of_negative(t: Scalar) -> Scalar:
     """2^t for -60 <= t <= 0 (2^-60 below), relative error 1e-7.
 
     Polynomial of degree 5 for 2^f on [-1/2, 1/2], least maximal relative error, times 2^n made from its bits.
     The floor keeps products out of the denormal range, where the processor is a hundred times slower.
     """
-    t = max(t, np.float32(-60.0))
-    n = np.int32(t - np.float32(0.5))  # rounds to nearest: conversion cuts towards zero and t is negative
-    f = t - np.float32(n)
-    p = np.float32(0.001327647129073739)
-    p = p * f + np.float32(0.009675540961325169)
-    p = p * f + np.float32(0.05550713092088699)
-    p = p * f + np.float32(0.24022120237350464)
-    p = p * f + np.float32(0.6931469440460205)
-    p = p * f + np.float32(1.0)
+    t = max(t, F32(-60.0))
+    n = np.int32(t - F32(0.5))  # rounds to nearest: conversion cuts towards zero and t is negative
+    f = t - F32(n)
+    p = F32(0.001327647129073739)
+    p = p * f + F32(0.009675540961325169)
+    p = p * f + F32(0.05550713092088699)
+    p = p * f + F32(0.24022120237350464)
+    p = p * f + F32(0.6931469440460205)
+    p = p * f + F32(1.0)
     return p * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
