@@ -67,6 +67,7 @@ class Context:
     repeats: int = 1
     quick: bool = False
     ctf_table: Path | None = None
+    cryodrgn: Path | None = None
     _gem3d_runs: dict[tuple[Path, tuple[str, ...]], Gem3dRun] = field(default_factory=dict)
     _relion_runs: dict[Path, Usage] = field(default_factory=dict)
 

@@ -111,10 +111,23 @@ def _project(context: Context) -> Iterator[Measurement]:
     samples = math.pi * -2 * math.log(TAIL_CUTOFF) * float(torch.linalg.det(projected).sqrt().sum())
     arguments = (s.amplitudes, s.means, s.covariances, s.rotations, s.shifts_px)
     few = (s.amplitudes[:200], s.means[:200], s.covariances[:200], s.rotations[:1], s.shifts_px[:1])
+    case, peer, exponential = (
+        f"{n:,} Gaussians, {images} x {size}^2",
+        "plain torch, 200 Gaussians",
+        _exponential_ns(),
+    )
     ours = _ns(lambda: project(*arguments, size), samples)
     plain_ns = _ns(lambda: project_reference(*few, 48), 200 * 48**2)
-    case = f"{n:,} Gaussians, {images} x {size}^2"
-    yield from _rows("project", case, ours, "plain torch, 200 Gaussians", plain_ns, "exp", _exponential_ns())
+    yield from _rows("project forward", case, ours, peer, plain_ns, "exp", exponential)
+
+    leaves, few_leaves = ([t.detach().clone().requires_grad_() for t in ts] for ts in (arguments, few))
+    seen, plain = project(*leaves, size), project_reference(*few_leaves, 48)
+    upstream = torch.ones_like(seen)
+    ours = _ns(lambda: torch.autograd.grad(seen, leaves, upstream, retain_graph=True), samples)
+    plain_ns = _ns(
+        lambda: torch.autograd.grad(plain, few_leaves, torch.ones_like(plain), retain_graph=True), 200 * 48**2
+    )
+    yield from _rows("project backward", case, ours, peer, plain_ns, "exp", exponential)
 
 
 def _slices(context: Context) -> Iterator[Measurement]:

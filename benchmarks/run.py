@@ -17,7 +17,9 @@ from pathlib import Path
 
 # gem3d first: it chooses the cache of compiled kernels before anything imports numba.
 import gem3d  # noqa: F401  # isort: skip
+import curves  # noqa: F401
 import honesty  # noqa: F401
+import images  # noqa: F401
 import kernels  # noqa: F401
 import quality  # noqa: F401
 import relion
@@ -55,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         threads=options.threads,
         repeats=options.repeats,
         quick=options.quick,
+        cryodrgn=options.cryodrgn,
         ctf_table=None if options.ctf_table is None else options.ctf_table.resolve(strict=True),
     )
     # A quick run only shows that everything works; its numbers mean nothing and stay out of the documentation.
@@ -111,6 +114,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--ctf-table", type=Path, help="cryoDRGN ctf.pkl or STAR file; see benchmarks/data/README.md"
     )
+    parser.add_argument("--cryodrgn", type=Path, help="the program of an environment that has cryoDRGN 4.3.1")
     parser.add_argument("--work", type=Path, default=HERE / "work", help="folder for images and maps, kept")
     parser.add_argument("--results", type=Path, help="folder of the CSV files instead of benchmarks/results")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

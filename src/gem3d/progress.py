@@ -21,6 +21,7 @@ from rich.progress import (
 
 from gem3d.errors import Gem3dError, Gem3dWarning
 from gem3d.run_log import RunLog
+from gem3d.runtime import peak_memory_GB
 
 # A note goes to the log too, if the last one there is older than this.
 SECONDS_BETWEEN_NOTES = 20.0
@@ -125,7 +126,7 @@ class Reporter:
             done = bar.tasks[0].completed
             bar.update(task, completed=done or 100, total=done or 100, note="")
         self.seconds[name] = round(time.perf_counter() - start, 3)
-        self.log.write(f"{name}: {self.seconds[name]:.1f} s")
+        self.log.write(f"{name}: {self.seconds[name]:.1f} s; peak memory so far {peak_memory_GB():.2f} GB")
 
     def _show_warning(
         self,

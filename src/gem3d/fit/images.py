@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,15 +23,15 @@ from gem3d.fit.descent import Descent, Shapes, StepSizes
 from gem3d.fit.image_loss import ImageLoss
 from gem3d.fit.observations import Observations, transform
 from gem3d.fit.operator import NormalOperator
-from gem3d.fit.result import Fit, Round
+from gem3d.fit.result import Fit, Progress, Round, Watch
 from gem3d.fit.stopping import BestSoFar
 from gem3d.fit.training_state import TrainingState
 from gem3d.fit.volume import voxelize_on
 from gem3d.gaussians import Gaussians
 
-STEP_SIZES = StepSizes(centre_voxels=0.45, log_scale=0.018, quaternion=0.15, raw_mass=0.056)
+STEP_SIZES = StepSizes(centre_voxels=0.36, log_scale=0.0144, quaternion=0.12, raw_mass=0.045)
 BETAS = (0.9, 0.98)
-DECAY_STEPS = 75.0
+DECAY_STEPS = 90.0
 BATCH_SIZE = 32
 EPOCHS = 5
 # A small set is gone through more often, until there have been so many steps.
@@ -92,8 +91,8 @@ def fit_images(
     batch_size: int = BATCH_SIZE,
     shapes: Shapes = Shapes(),  # noqa: B008
     checkpoint: Checkpoint | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-    watch: Callable[[Gaussians, float], None] | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Fit:
     """Fit Gaussians to images, from `start`, or from where the checkpoint stands.
 
@@ -133,8 +132,8 @@ class _Training:
     batch_size: int
     shapes: Shapes
     checkpoint: Checkpoint | None
-    progress: Callable[[int, int, str], None] | None
-    watch: Callable[[Gaussians, float], None] | None
+    progress: Progress | None
+    watch: Watch | None
 
     def __post_init__(self) -> None:
         descent = Descent(self.start, self.observations.pixel_size_A, STEP_SIZES, BETAS, self.shapes)

@@ -16,11 +16,10 @@ from gem3d.fit.images import TrainingSet, epochs_for, fit_images
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.observations import Observations
 from gem3d.fit.operator import NormalOperator
-from gem3d.fit.result import Fit
+from gem3d.fit.result import Fit, Progress, Watch
 from gem3d.fit.start import Spread, Start, mean_of, support_around
 from gem3d.fit.volume import fit_volume, grid_of
 from gem3d.particles import file_order
-from gem3d.progress import Report
 
 
 class Method(Protocol):
@@ -37,10 +36,10 @@ class Method(Protocol):
     spread: Spread
     held_out: tuple[NormalEquations, NormalEquations]
 
-    def fit_half(self, number: int, start: Start, report: Report) -> Fit:
-        """Fit half 1 or 2 from its start."""
+    def fit_half(self, number: int, start: Start, report: Progress, watch: Watch | None = None) -> Fit:
+        """Fit half 1 or 2 from its start; `watch` sees the Gaussians and their held-out loss as they are judged."""
 
-    def fit_final(self, fits: tuple[Fit, Fit], report: Report) -> Fit:
+    def fit_final(self, fits: tuple[Fit, Fit], report: Progress) -> Fit:
         """The map of all data, given those of the halves; may use up what the method holds."""
 
 
@@ -55,7 +54,7 @@ class FromEquations:
         self._training = [half.training for half in sets]
         self._shapes = shapes
 
-    def fit_half(self, number: int, start: Start, report: Report) -> Fit:
+    def fit_half(self, number: int, start: Start, report: Progress, watch: Watch | None = None) -> Fit:
         return fit_volume(
             start.gaussians,
             self._training[number - 1],
@@ -64,9 +63,10 @@ class FromEquations:
             most_gaussians=start.most_gaussians,
             shapes=self._shapes,
             progress=report,
+            watch=watch,
         )
 
-    def fit_final(self, fits: tuple[Fit, Fit], report: Report) -> Fit:
+    def fit_final(self, fits: tuple[Fit, Fit], report: Progress) -> Fit:
         # From the maps that have not seen the held-out particles, so that these can still tell when to stop.
         start = mean_of(fits[0].stopped, fits[1].stopped)
         # Both halves are added up in the memory of half 1.
@@ -95,8 +95,7 @@ class FromImages:
     """
 
     unit = "images"
-    # Steps as noisy as these narrow wide Gaussians too slowly, and many small ones average the noise. Measured on
-    # one atomic model at SNR 0.01: 20,000 at 0.25 end one shell in forty short of 40,000 at 0.31.
+    # Wide Gaussians narrow slowly under noisy steps, and many small ones average the noise: docs/training.md.
     spread = Spread(volume_per_gaussian_A3=40.0, voxels_per_gaussian=4.0, scale_per_spacing=0.31)
 
     def __init__(
@@ -118,7 +117,7 @@ class FromImages:
         self._half = halves[self._rows]
         self._is_held_out = is_held_out(self._rows, seed)
 
-    def fit_half(self, number: int, start: Start, report: Report) -> Fit:
+    def fit_half(self, number: int, start: Start, report: Progress, watch: Watch | None = None) -> Fit:
         mine = self._half == number
         images = TrainingSet(self._rows[mine], self._is_held_out[mine], (self._seed, number))
         held_out = self.held_out[number - 1]
@@ -135,10 +134,11 @@ class FromImages:
             shapes=self._shapes,
             checkpoint=Checkpoint(self._checkpoints / f"half{number}.safetensors"),
             progress=report,
+            watch=watch,
         )
 
-    def fit_final(self, fits: tuple[Fit, Fit], report: Report) -> Fit:
-        # Two more epochs from here over all images take as long as the halves and gain nothing: half an Angstrom's
-        # worth of shells is 0.005 worse, the last ones 0.01 better (one atomic model, 10,000 particles, SNR 0.01).
+    def fit_final(self, fits: tuple[Fit, Fit], report: Progress) -> Fit:
+        # Two more epochs from here over all images take nearly as long as the halves, and gain in the last shells
+        # hardly more than they lose in the middle.
         both = mean_of(fits[0].gaussians, fits[1].gaussians)
         return Fit(both, mean_of(fits[0].stopped, fits[1].stopped), ())

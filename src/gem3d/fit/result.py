@@ -1,10 +1,16 @@
-"""What a fit returns, whichever way it was made."""
+"""What a fit returns, whichever way it was made, and what it calls on the way."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gem3d.gaussians import Gaussians
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, of how much, and what there is to say of it."""
+Watch = Callable[[Gaussians, float], None]
+"""Called with the Gaussians and their held-out loss per particle as they are judged."""
 
 
 @dataclass(frozen=True)

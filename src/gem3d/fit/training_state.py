@@ -16,7 +16,7 @@ from gem3d.gaussians import Gaussians
 
 # Averages over the last 1 / (1 + AVERAGING) of the steps (polynomial decay, Shamir & Zhang 2013, ICML): the noise of
 # the last steps is gone from the average, and so is the start.
-AVERAGING = 8.0
+AVERAGING = 4.0
 
 
 @dataclass

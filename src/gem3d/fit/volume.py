@@ -11,7 +11,6 @@ end the held-out particles are folded in for a few gentle steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -20,7 +19,7 @@ from scipy.fft import next_fast_len
 from gem3d.fit.descent import MIN_SCALE_VOXELS, Descent, Shapes, StepSizes
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.operator import Grid, NormalOperator
-from gem3d.fit.result import Fit, Round
+from gem3d.fit.result import Fit, Progress, Round, Watch
 from gem3d.fit.stopping import BestSoFar
 from gem3d.gaussians import Gaussians, split
 from gem3d.kernels.voxelize import voxelize
@@ -44,10 +43,6 @@ PATIENCE, GAIN_WINDOW = 6, 10
 GROWTH_GAIN = 5e-4
 FOLD_STEPS = 10
 FOLD_RATE = 0.2
-
-
-Progress = Callable[[int, int, str], None]
-Watch = Callable[[Gaussians, float], None]
 
 
 def fit_volume(

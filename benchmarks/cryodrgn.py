@@ -1,0 +1,88 @@
+"""cryoDRGN's `train_nn` on the same images, in an environment of its own, for a bounded time.
+
+python3.11 -m venv cryodrgn-venv && cryodrgn-venv/bin/pip install cryodrgn==4.3.1
+python benchmarks/run.py curves --cryodrgn cryodrgn-venv/bin/cryodrgn
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gem3d.particles import read_particles
+
+MISSING = "no --cryodrgn: its train_nn is left out"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a bounded run of `train_nn` came to.
+
+    maps: (seconds since its start, map) for every epoch finished.
+    images_per_second: of the epoch under way, None if it said nothing.
+    """
+
+    maps: list[tuple[float, Path]]
+    images_per_second: float | None
+    seconds: float
+
+
+def train(program: Path, folder: Path, out: Path, box_px: int, pixel_A: float, *, limit_s: float) -> Training:
+    """Train on half 1 with the program's defaults, poses and CTFs from the STAR file, and stop it after `limit_s`."""
+    out.mkdir(parents=True, exist_ok=True)
+    star = folder / "particles.star"
+    half = np.flatnonzero(read_particles(star).half_set == 1)
+    with (out / "half1.pkl").open("wb") as file:
+        pickle.dump(half, file)
+    size = ["-D", str(box_px), "--Apix", str(pixel_A)]
+    for what in ("pose", "ctf"):
+        command = [program, f"parse_{what}_star", star, *size, "-o", out / f"{what}.pkl"]
+        subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    command = [
+        program,
+        "train_nn",
+        folder / "particles.mrcs",
+        "--poses",
+        out / "pose.pkl",
+        "--ctf",
+        out / "ctf.pkl",
+    ]
+    command += ["--ind", out / "half1.pkl", "-o", out, "-n", "50", "--no-analysis"]
+    log = out / "train_nn.log"
+    start = time.perf_counter()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [str(word) for word in command if word != "--no-analysis"],
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        found: dict[Path, float] = {}
+        while process.poll() is None and time.perf_counter() - start < limit_s:
+            for path in out.glob("reconstruct*.mrc"):
+                found.setdefault(path, time.perf_counter() - start)
+            time.sleep(1)
+        seconds = time.perf_counter() - start
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return Training([(s, path) for path, s in found.items()], _rate(log.read_text(errors="replace")), seconds)
+
+
+def _rate(log: str) -> float | None:
+    """Images a second between the first and the last line that counts images."""
+    stamp = r"(\d+-\d+-\d+ \d+:\d+:\d+)"
+    counts = re.findall(stamp + r".*?\[?(\d+)/\d+ images\]?", log)
+    if len(counts) < 2:
+        return None
+    first, last = counts[0], counts[-1]
+    seconds = [time.mktime(time.strptime(at, "%Y-%m-%d %H:%M:%S")) for at, _ in (first, last)]
+    return (int(last[1]) - int(first[1])) / max(seconds[1] - seconds[0], 1.0)

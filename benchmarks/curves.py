@@ -1,0 +1,174 @@
+"""Held-out likelihood and agreement with the truth against seconds: both fits, and cryoDRGN, on one plot."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+import cryodrgn
+from context import Context, SetSpec
+from gem3d import ReconstructSettings
+from gem3d.fit.accumulate import accumulate
+from gem3d.fit.descent import Shapes
+from gem3d.fit.methods import FromEquations, FromImages
+from gem3d.fit.observations import Observations
+from gem3d.fit.start import start_of_half
+from gem3d.gaussians import Gaussians
+from gem3d.inputs import BACKGROUND_DIAMETER_BOXES, find_images
+from gem3d.maps import read_map
+from gem3d.runtime import set_threads
+from quality import low_snr_set
+from registry import Measurement, benchmark
+from score import Volume, agreement, truth_mask
+
+TABLE = "Half 1 against the truth, seconds since the first image was read"
+PLOT = Path(__file__).parents[1] / "docs" / "images" / "curves.png"
+CRYODRGN_LIMIT_S = 900.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A moment of a fit. `held_out_loss` is None where the program has no such thing."""
+
+    seconds: float
+    held_out_loss: float | None
+    resolution_A: float
+    mean_fsc: float
+
+
+@benchmark(
+    "curves", "held-out likelihood and FSC against seconds: both fits and cryoDRGN's train_nn, as a plot"
+)
+def curves(context: Context) -> Iterator[Measurement]:
+    set_threads(context.threads)
+    spec = low_snr_set(context, context.structures[0], context.seeds[0])
+    folder = context.particle_set(spec)
+    truth = read_map(folder / "truth.mrc").values
+    mask = truth_mask(truth)
+    found: dict[str, list[Point]] = {}
+    for fit, init in (("volume", "map"), ("volume", "random"), ("images", "map"), ("images", "random")):
+        name = f"--fit {fit} --init {init}"
+        context.say(name)
+        found[name] = _watched(context, folder, fit, init, truth, mask)
+    if context.cryodrgn is None:
+        context.say(cryodrgn.MISSING)
+    else:
+        found["cryoDRGN train_nn"], rate = _cryodrgn(context, context.cryodrgn, folder, spec, truth, mask)
+        case = f"cryoDRGN train_nn, {len(found['cryoDRGN train_nn'])} epochs in {CRYODRGN_LIMIT_S:.0f} s"
+        yield Measurement(TABLE, case, "images/s", rate)
+    for name, points in found.items():
+        if not points:
+            continue
+        best = min(points, key=lambda p: p.resolution_A)
+        yield Measurement(TABLE, name, "last judged after, s", points[-1].seconds)
+        yield Measurement(TABLE, name, "held-out loss then", points[-1].held_out_loss)
+        yield Measurement(TABLE, name, "FSC 0.5 then, A", points[-1].resolution_A)
+        yield Measurement(TABLE, name, "mean FSC then", points[-1].mean_fsc)
+        yield Measurement(TABLE, name, "finest FSC 0.5, A", best.resolution_A)
+    if not context.quick:
+        draw(found, PLOT)
+
+
+def _watched(
+    context: Context,
+    folder: Path,
+    fit: Literal["volume", "images"] | str,
+    init: Literal["map", "random"] | str,
+    truth: Volume,
+    mask: Volume,
+) -> list[Point]:
+    """Both halves are accumulated, as a run does, but only the first is fitted."""
+    images, halves = find_images(folder / "particles.star", ReconstructSettings())
+    box, pixel_size_A = images.box_size_px, images.particles.pixel_size_A
+    observations = Observations.of(images, BACKGROUND_DIAMETER_BOXES * box / 2)
+    seen: list[tuple[float, Gaussians, float]] = []
+    begun_s = time.perf_counter()
+
+    def watch(gaussians: Gaussians, loss: float) -> None:
+        seen.append((time.perf_counter() - begun_s, gaussians.detached(), loss))
+
+    sets = accumulate(observations, halves, seed=0)
+    linear = sets[0].all.linear_map().values
+    with tempfile.TemporaryDirectory() as scratch:
+        method = (
+            FromEquations(sets, Shapes())
+            if fit == "volume"
+            else FromImages(
+                sets, Shapes(), observations, halves, seed=0, epochs=None, checkpoints=Path(scratch)
+            )
+        )
+        start = start_of_half(
+            linear,
+            method.held_out[0],
+            BACKGROUND_DIAMETER_BOXES * box * pixel_size_A,
+            np.random.default_rng([0, 1]),
+            n_gaussians=context.size("auto", 500),
+            init=init,
+            spread=method.spread,
+        )
+        method.fit_half(1, start, lambda done, total, note="": None, watch)
+    points = []
+    for seconds, gaussians, loss in seen:
+        if points and seconds < 1.05 * points[-1].seconds and seconds < seen[-1][0]:
+            continue  # the volume fit is judged at every step: too many for a plot
+        points.append(
+            _point(seconds, loss, gaussians.density(box, pixel_size_A).numpy(), truth, mask, pixel_size_A)
+        )
+    return points
+
+
+def _cryodrgn(
+    context: Context, program: Path, folder: Path, spec: SetSpec, truth: Volume, mask: Volume
+) -> tuple[list[Point], float | None]:
+    context.say(f"cryodrgn train_nn for {CRYODRGN_LIMIT_S:.0f} s")
+    with tempfile.TemporaryDirectory() as scratch:
+        limit_s = context.size(CRYODRGN_LIMIT_S, 60.0)
+        run = cryodrgn.train(program, folder, Path(scratch), spec.box_px, spec.pixel_A, limit_s=limit_s)
+        points = [
+            _point(
+                seconds,
+                None,
+                read_map(path).values[tuple(slice(n) for n in truth.shape)],
+                truth,
+                mask,
+                spec.pixel_A,
+            )
+            for seconds, path in run.maps
+        ]
+    return points, run.images_per_second
+
+
+def _point(
+    seconds: float, loss: float | None, values: Volume, truth: Volume, mask: Volume, pixel_size_A: float
+) -> Point:
+    found = agreement(values, truth, mask, pixel_size_A)
+    return Point(seconds, loss, found.resolution_A, float(np.mean(found.curve[1:-1])))
+
+
+def draw(found: dict[str, list[Point]], path: Path) -> None:
+    """Two panels over one axis of seconds: held-out likelihood, and the mean FSC with the truth."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for name, points in found.items():
+        seconds = [p.seconds for p in points]
+        marker = "." if len(points) < 40 else None
+        if points and points[0].held_out_loss is not None:
+            axes[0].plot(seconds, [-float(p.held_out_loss or 0) for p in points], marker=marker, label=name)
+        axes[1].plot(seconds, [p.mean_fsc for p in points], marker=marker, label=name)
+    axes[0].set(ylabel="held-out likelihood gained, per particle", ylim=(200, None))
+    axes[1].set(ylabel="mean FSC with the truth")
+    for axis in axes:
+        axis.set(xscale="log", xlabel="seconds, reading included")
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=8)
+    figure.savefig(path, dpi=150)
