@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,22 @@ class Training:
     seconds: float
 
 
-def train(program: Path, folder: Path, out: Path, box_px: int, pixel_A: float, *, limit_s: float) -> Training:
-    """Train on half 1 with the program's defaults, poses and CTFs from the STAR file, and stop it after `limit_s`."""
+def train(
+    program: Path,
+    folder: Path,
+    out: Path,
+    box_px: int,
+    pixel_A: float,
+    network: Sequence[str],
+    *,
+    limit_s: float,
+) -> Training:
+    """Train on half 1, poses and CTFs from the STAR file, and stop it after `limit_s`.
+
+    Parameters
+    ----------
+    network: options of the neural network; the rest are the program's defaults.
+    """
     out.mkdir(parents=True, exist_ok=True)
     star = folder / "particles.star"
     half = np.flatnonzero(read_particles(star).half_set == 1)
@@ -55,12 +70,12 @@ def train(program: Path, folder: Path, out: Path, box_px: int, pixel_A: float, *
         "--ctf",
         out / "ctf.pkl",
     ]
-    command += ["--ind", out / "half1.pkl", "-o", out, "-n", "50", "--no-analysis"]
+    command += ["--ind", out / "half1.pkl", "-o", out, "-n", "100", "--log-interval", "64"]
     log = out / "train_nn.log"
     start = time.perf_counter()
     with log.open("w") as output:
         process = subprocess.Popen(
-            [str(word) for word in command if word != "--no-analysis"],
+            [*map(str, command), *network],
             stdout=output,
             stderr=output,
             start_new_session=True,
