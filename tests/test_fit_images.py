@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -140,20 +140,26 @@ def test_loss_and_gradient_are_those_of_the_plain_formula(box: int) -> None:
         assert float((parameter.grad - theirs).norm() / theirs.norm()) < 1e-2, name
 
 
+def equations_of(observations: Observations, rows: np.ndarray, noise: torch.Tensor) -> NormalEquations:
+    box = observations.box_size_px
+    equations = NormalEquations.zeros(box, PIXEL_A)
+    weighted = weigh_slices(
+        transform(observations.images.values[rows]),  # type: ignore[attr-defined]
+        observations.ctf_coefficients[rows],
+        observations.shifts_px[rows],
+        half_plane_weight(1 / noise),
+        1 / (box * PIXEL_A),
+    )
+    insert_slices(equations.accumulator, weighted, observations.rotations[rows])
+    return replace(equations, n_particles=len(rows))
+
+
 def test_loss_is_that_of_the_normal_equations() -> None:
     """One judge serves both fits, so their losses must mean the same."""
     box, n = 32, 40
     observations = observe(some_gaussians(1), n, box, noise=0.1)
-    equations = NormalEquations.zeros(box, PIXEL_A)
-    noise = torch.full((equations.radius + 1,), 7.0)
-    weighted = weigh_slices(
-        transform(observations.images.values),  # type: ignore[attr-defined]
-        observations.ctf_coefficients,
-        observations.shifts_px,
-        half_plane_weight(1 / noise),
-        1 / (box * PIXEL_A),
-    )
-    insert_slices(equations.accumulator, weighted, observations.rotations)
+    noise = torch.full(((box - 1) // 2 + 1,), 7.0)
+    equations = equations_of(observations, np.arange(n), noise)
     grid = grid_of(equations, ((-24.0, 24.0),) * 3)
     gaussians = some_gaussians()
     volume = voxelize_on(gaussians, grid)
@@ -196,7 +202,11 @@ def fit(
     box = observations.box_size_px
     noise = torch.full(((box - 1) // 2 + 1,), float(box * box))
     loss = ImageLoss(observations, noise, (box - 1) // 2)
-    return fit_images(start, observations, loss, images, None, epochs=epochs, batch_size=16, **options)
+    judge = None
+    if held_out:
+        equations = equations_of(observations, np.arange(held_out), noise)
+        judge = NormalOperator(equations, grid_of(equations, ((-20.0, 20.0),) * 3))
+    return fit_images(start, observations, loss, images, judge, epochs=epochs, batch_size=16, **options)
 
 
 def test_two_gaussians_are_found_again() -> None:
@@ -236,19 +246,25 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("stop_after", [1, 9, 14])
+@pytest.mark.parametrize("ends_early", [False, True])
 def test_a_stopped_training_goes_on_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int, ends_early: bool
 ) -> None:
     """Stopped within an epoch, at the end of one, and within the last, which takes in the held-out images."""
     monkeypatch.setattr("gem3d.fit.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("gem3d.fit.images.EVALUATION_STEPS", 3)
+    if ends_early:
+        monkeypatch.setattr("gem3d.fit.stopping.SMALLEST_GAIN", 1e9)
+        monkeypatch.setattr("gem3d.fit.images.GAIN_WINDOW", 2)
     observations, start = observe(some_gaussians(1), 70, 24, noise=0.5), some_gaussians()
     whole = fit(start, observations, 70, 4, held_out=10)
+    assert whole.rounds[0].steps == (6 + 5 if ends_early else 3 * 4 + 5)
     calls = 0
 
     def kill(*_: object) -> None:
         nonlocal calls
         calls += 1
-        if calls > stop_after:
+        if calls > min(stop_after, whole.rounds[0].steps - 3):
             raise Killed
 
     checkpoint = tmp_path / "half1.safetensors"
@@ -261,6 +277,29 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
             for name, tensor in a.parameters.items():
                 assert torch.equal(tensor, b.parameters[name]), name
         assert result.rounds == whole.rounds
+
+
+def test_a_checkpoint_saved_at_the_last_judgement_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed right after the judgement that ends the training: what was saved knows that it has ended."""
+    monkeypatch.setattr("gem3d.fit.images.EVALUATION_STEPS", 3)
+    monkeypatch.setattr("gem3d.fit.stopping.SMALLEST_GAIN", 1e9)
+    monkeypatch.setattr("gem3d.fit.images.GAIN_WINDOW", 2)
+    observations, start = observe(some_gaussians(1), 70, 24, noise=0.5), some_gaussians()
+    whole = fit(start, observations, 70, 4, held_out=10)
+    checkpoint = tmp_path / "half1.safetensors"
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gem3d.fit.training_state.TrainingState.fold", kill)
+        with pytest.raises(Killed):
+            fit(start, observations, 70, 4, held_out=10, checkpoint=Checkpoint(checkpoint))
+    resumed = fit(start, observations, 70, 4, held_out=10, checkpoint=Checkpoint(checkpoint))
+    assert resumed.rounds == whole.rounds
+    assert torch.equal(resumed.gaussians.centres_A, whole.gaussians.centres_A)
 
 
 def test_pose_gradients_lead_to_the_true_pose() -> None:

@@ -29,9 +29,9 @@ from gem3d.fit.training_state import TrainingState
 from gem3d.fit.volume import voxelize_on
 from gem3d.gaussians import Gaussians
 
-STEP_SIZES = StepSizes(centre_voxels=0.36, log_scale=0.0144, quaternion=0.12, raw_mass=0.045)
+STEP_SIZES = StepSizes(centre_voxels=0.3, log_scale=0.012, quaternion=0.1, raw_mass=0.0375)
 BETAS = (0.9, 0.98)
-DECAY_STEPS = 90.0
+DECAY_STEPS = 100.0
 BATCH_SIZE = 32
 EPOCHS = 5
 # A small set is gone through more often, until there have been so many steps.
@@ -149,10 +149,12 @@ class _Training:
         else:
             self.evaluate()
         while state.epoch < self.epochs:
+            if state.best.finished and not self.folding:
+                state.epoch, state.batch = self.epochs - 1, 0
             if self.folding and state.batch == 0:
                 state.fold()
-            self.run_epoch()
-            state.epoch, state.batch = state.epoch + 1, 0
+            if self.run_epoch():
+                state.epoch, state.batch = state.epoch + 1, 0
         self.save()
         found = Round(len(self.start), state.steps, tuple(state.training_loss), tuple(state.best.losses))
         assert state.best.gaussians is not None
@@ -162,8 +164,8 @@ class _Training:
     def folding(self) -> bool:
         return self.state.epoch >= self.epochs - 1
 
-    def run_epoch(self) -> None:
-        """What is left of the state's epoch."""
+    def run_epoch(self) -> bool:
+        """What is left of the state's epoch; False if the held-out images end it before."""
         state = self.state
         order = self.images.order(state.epoch, with_held_out=self.folding)
         every = max(EVALUATION_STEPS, -(-len(self.images.training) // self.batch_size) // 2)
@@ -177,11 +179,11 @@ class _Training:
                 self.evaluate()
                 self.save()
                 if state.best.finished:
-                    state.epoch = self.epochs - 2  # the next is the last
-                    return
+                    return False
             self.report()
             if self.checkpoint is not None and self.checkpoint.due:
                 self.save()
+        return True
 
     def evaluate(self) -> None:
         """Judge the average by the held-out images."""

@@ -96,7 +96,7 @@ class FromImages:
 
     unit = "images"
     # Wide Gaussians narrow slowly under noisy steps, and many small ones average the noise: docs/training.md.
-    spread = Spread(volume_per_gaussian_A3=40.0, voxels_per_gaussian=4.0, scale_per_spacing=0.31)
+    spread = Spread(volume_per_gaussian_A3=27.0, voxels_per_gaussian=4.0, scale_per_spacing=0.36)
 
     def __init__(
         self,
