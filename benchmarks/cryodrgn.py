@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from gem3d.particles import read_particles
+from measure import CommandFailed
 
 MISSING = "no --cryodrgn: its train_nn is left out"
 
@@ -88,16 +89,21 @@ def train(
         seconds = time.perf_counter() - start
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+        elif process.returncode != 0:
+            raise CommandFailed(
+                f"train_nn ended with status {process.returncode}:\n{log.read_text()[-2000:]}"
+            )
         process.wait()
     return Training([(s, path) for path, s in found.items()], _rate(log.read_text(errors="replace")), seconds)
 
 
 def _rate(log: str) -> float | None:
-    """Images a second between the first and the last line that counts images."""
-    stamp = r"(\d+-\d+-\d+ \d+:\d+:\d+)"
-    counts = re.findall(stamp + r".*?\[?(\d+)/\d+ images\]?", log)
-    if len(counts) < 2:
+    """Images a second between the first and the last line of the first epoch that count images."""
+    stamp = r"(\d+-\w+-\d+ \d+:\d+:\d+)"
+    counts = re.findall(stamp + r".*?Epoch: (\d+)/\d+\] \[(\d+)/\d+ images", log)
+    first_epoch = [(at, int(n)) for at, epoch, n in counts if epoch == counts[0][1]]
+    if len(first_epoch) < 2:
         return None
-    first, last = counts[0], counts[-1]
-    seconds = [time.mktime(time.strptime(at, "%Y-%m-%d %H:%M:%S")) for at, _ in (first, last)]
-    return (int(last[1]) - int(first[1])) / max(seconds[1] - seconds[0], 1.0)
+    (begun, few), (ended, many) = first_epoch[0], first_epoch[-1]
+    seconds = [time.mktime(time.strptime(at, "%d-%b-%Y %H:%M:%S")) for at in (begun, ended)]
+    return (many - few) / max(seconds[1] - seconds[0], 1.0)

@@ -13,21 +13,15 @@ import numpy as np
 
 import cryodrgn
 from context import Context, SetSpec
-from gem3d import ReconstructSettings
-from gem3d.fit.accumulate import accumulate
 from gem3d.fit.descent import Shapes
-from gem3d.fit.methods import FromEquations, FromImages
-from gem3d.fit.observations import Observations
-from gem3d.fit.start import start_of_half
 from gem3d.gaussians import Gaussians
-from gem3d.inputs import BACKGROUND_DIAMETER_BOXES, find_images
 from gem3d.maps import read_map
-from gem3d.runtime import set_threads
+from half_fit import HalfOne
 from quality import low_snr_set
 from registry import Measurement, benchmark
 from score import Volume, agreement, truth_mask
 
-TABLE = "Half 1 against the truth, seconds since the first image was read"
+TABLE = "Half 1 against the truth; seconds with reading, cryoDRGN's with its start"
 PLOT = Path(__file__).parents[1] / "docs" / "images" / "curves.png"
 # cryoDRGN's own network does not get through one epoch in this time on two cores; a smaller one shows a curve.
 NETWORKS = {"its defaults": ((), 150.0), "--dim 256": (("--dim", "256"), 330.0)}
@@ -47,16 +41,16 @@ class Point:
     "curves", "held-out likelihood and FSC against seconds: both fits and cryoDRGN's train_nn, as a plot"
 )
 def curves(context: Context) -> Iterator[Measurement]:
-    set_threads(context.threads)
     spec = low_snr_set(context, context.structures[0], context.seeds[0])
     folder = context.particle_set(spec)
     truth = read_map(folder / "truth.mrc").values
     mask = truth_mask(truth)
     found: dict[str, list[Point]] = {}
-    for fit, init in (("volume", "map"), ("volume", "random"), ("images", "random")):
-        name = f"--fit {fit} --init {init}"
+    half = HalfOne(context, folder)
+    for how, init in (("volume", "map"), ("volume", "random"), ("images", "random")):
+        name = f"--fit {how} --init {init}"
         context.say(name)
-        found[name] = _watched(context, folder, fit, init, truth, mask)
+        found[name] = _watched(context, half, how, init, spec, truth, mask)  # type: ignore[arg-type]
     if context.cryodrgn is None:
         context.say(cryodrgn.MISSING)
     else:
@@ -84,49 +78,27 @@ def curves(context: Context) -> Iterator[Measurement]:
 
 def _watched(
     context: Context,
-    folder: Path,
-    fit: Literal["volume", "images"] | str,
-    init: Literal["map", "random"] | str,
+    half: HalfOne,
+    how: Literal["volume", "images"],
+    init: Literal["map", "random"],
+    spec: SetSpec,
     truth: Volume,
     mask: Volume,
 ) -> list[Point]:
-    """Both halves are accumulated, as a run does, but only the first is fitted."""
-    images, halves = find_images(folder / "particles.star", ReconstructSettings())
-    box, pixel_size_A = images.box_size_px, images.particles.pixel_size_A
-    observations = Observations.of(images, BACKGROUND_DIAMETER_BOXES * box / 2)
+    """Reading both halves counts, as a run does it, but only the first is fitted."""
     seen: list[tuple[float, Gaussians, float]] = []
-    begun_s = time.perf_counter()
+    begun_s = time.perf_counter() - half.accumulate_s
 
     def watch(gaussians: Gaussians, loss: float) -> None:
         seen.append((time.perf_counter() - begun_s, gaussians.detached(), loss))
 
-    sets = accumulate(observations, halves, seed=0)
-    linear = sets[0].all.linear_map().values
-    with tempfile.TemporaryDirectory() as scratch:
-        method = (
-            FromEquations(sets, Shapes())
-            if fit == "volume"
-            else FromImages(
-                sets, Shapes(), observations, halves, seed=0, epochs=None, checkpoints=Path(scratch)
-            )
-        )
-        start = start_of_half(
-            linear,
-            method.held_out[0],
-            BACKGROUND_DIAMETER_BOXES * box * pixel_size_A,
-            np.random.default_rng([0, 1]),
-            n_gaussians=context.size("auto", 500),
-            init=init,
-            spread=method.spread,
-        )
-        method.fit_half(1, start, lambda done, total, note="": None, watch)
-    points = []
+    half.fit(how, init, context.size("auto", 500), Shapes(), watch)
+    points: list[Point] = []
     for seconds, gaussians, loss in seen:
         if points and seconds < 1.05 * points[-1].seconds and seconds < seen[-1][0]:
             continue  # the volume fit is judged at every step: too many for a plot
-        points.append(
-            _point(seconds, loss, gaussians.density(box, pixel_size_A).numpy(), truth, mask, pixel_size_A)
-        )
+        density = gaussians.density(spec.box_px, spec.pixel_A).numpy()
+        points.append(_point(seconds, loss, density, truth, mask, spec.pixel_A))
     return points
 
 

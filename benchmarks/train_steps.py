@@ -49,7 +49,17 @@ def main(folder: Path, n_gaussians: int, batch_size: int, n_images: int, out: Pa
         if done >= n_images:
             begun.append(time.perf_counter())
 
-    fit_images(start, observations, loss, rows, None, epochs=2, batch_size=batch_size, progress=progress)
+    fit_images(
+        start,
+        observations,
+        loss,
+        rows,
+        None,
+        pixel_size_A,
+        epochs=2,
+        batch_size=batch_size,
+        progress=progress,
+    )
     seconds = time.perf_counter() - begun[0]
     found = {"images_per_second": n_images / seconds, "peak_GB": peak_memory_GB()}
     out.write_text(json.dumps(found))

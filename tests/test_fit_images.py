@@ -206,7 +206,9 @@ def fit(
     if held_out:
         equations = equations_of(observations, np.arange(held_out), noise)
         judge = NormalOperator(equations, grid_of(equations, ((-20.0, 20.0),) * 3))
-    return fit_images(start, observations, loss, images, judge, epochs=epochs, batch_size=16, **options)
+    return fit_images(
+        start, observations, loss, images, judge, PIXEL_A, epochs=epochs, batch_size=16, **options
+    )
 
 
 def test_two_gaussians_are_found_again() -> None:

@@ -329,7 +329,11 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
         ("Gaussians", f"{gaussians['half1']} and {gaussians['half2']}, final map {gaussians['final']}"),
         (
             "steps",
-            ", ".join(f"{name} {' + '.join(str(r['steps']) for r in rounds[name])}" for name in rounds),
+            ", ".join(
+                f"{name} {' + '.join(str(r['steps']) for r in found)}"
+                for name, found in rounds.items()
+                if found
+            ),
         ),
         ("time", f"{sum(seconds.values()):.1f} s: {where}; {summary['images_per_second']:.0f} images/s read"),
         ("peak memory", f"{summary['peak_memory_GB']:.2f} GB"),

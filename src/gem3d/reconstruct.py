@@ -104,7 +104,7 @@ def _reconstruct(
     observations = Observations.of(images, diameter_A / pixel_size_A / 2, normalise=settings.normalise)
     last_shell = last_shell_of(settings.max_resolution_A, box_size, pixel_size_A)
     given_mask = None if settings.mask is None else measuring_mask(settings.mask, box_size, pixel_size_A)
-    checkpoints = RunCheckpoints(out, particle_file, len(particles), settings, threads)
+    checkpoints = RunCheckpoints(out, particles, settings, threads)
     run_directory.prepare(out, overwrite=settings.overwrite, resume=settings.resume)
     reporter.log.open(out / run_directory.RUN_LOG, append=checkpoints.going_on)
     counts = [int((halves == half).sum()) for half in (1, 2)]
@@ -119,6 +119,8 @@ def _reconstruct(
     # Every image has been read: from here on there will be new results.
     if not checkpoints.going_on:
         run_directory.remove_results(out)
+    if settings.fit == "images":
+        checkpoints.open()
     with reporter.stage("linear maps", "maps") as report:
         linear_maps = _linear_maps(sets, out, report)
     linear = (linear_maps[0].values, linear_maps[1].values)
@@ -127,7 +129,7 @@ def _reconstruct(
     method = _method(settings, sets, observations, halves, checkpoints)
     del sets  # most of the memory; the method keeps what it needs
     fits, half_maps = _fit_halves(method, linear, diameter_A, out, settings, reporter)
-    with reporter.stage("fit final map", method.unit) as report:
+    with reporter.stage("fit final map", method.final_unit) as report:
         final = method.fit_final(fits, report)
     if final.rounds:
         reporter.log.write(f"fit final map: {describe_rounds(final)}")
@@ -170,7 +172,7 @@ def _reconstruct(
     run_directory.write_csv(out / "fsc.csv", FSC_COLUMNS, rows)
     summary = summarise(
         settings, particle_file, halves, fits, final, corrected, linear_masked, calibrated, guinier, coverage,
-        reporter, pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
+        reporter, pixel_size_A=pixel_size_A, box_size=box_size, threads=threads, resumed=checkpoints.going_on,
     )  # fmt: skip
     run_directory.write_json(out / "summary.json", summary)
     checkpoints.remove()
@@ -211,7 +213,7 @@ def _method(
         return FromEquations(sets, shapes)
     epochs = None if settings.epochs == "auto" else settings.epochs
     return FromImages(
-        sets, shapes, observations, halves, seed=settings.seed, epochs=epochs, checkpoints=checkpoints.open()
+        sets, shapes, observations, halves, seed=settings.seed, epochs=epochs, checkpoint_of=checkpoints.stage
     )
 
 

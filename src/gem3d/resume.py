@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import gem3d
 from gem3d import run_directory
 from gem3d.errors import RunDirectoryError, SettingsError, warn
+from gem3d.particles import Particles
 from gem3d.settings import ReconstructSettings
 
-RUN = "run.json"
-# Settings that do not change the result.
+RUN = run_directory.CHECKPOINT_RUN
+SUFFIX = ".safetensors"
+# Settings that may change without making it another run; of threads, more than the last digits does not change.
 INDIFFERENT = ("resume", "overwrite", "quiet", "device", "threads", "datadir")
 
 
@@ -33,8 +38,7 @@ class RunCheckpoints:
     def __init__(
         self,
         out: Path,
-        particle_file: str | Path,
-        n_particles: int,
+        particles: Particles,
         settings: ReconstructSettings,
         threads: int,
     ) -> None:
@@ -42,8 +46,7 @@ class RunCheckpoints:
         chosen = json.loads(json.dumps(asdict(settings), default=str))
         self._run = {
             "gem3d": gem3d.__version__,
-            "particle file": Path(particle_file).name,
-            "particles": n_particles,
+            "particles": _digest(particles),
             **{name: value for name, value in chosen.items() if name not in INDIFFERENT},
         }
         self._threads = threads
@@ -51,17 +54,25 @@ class RunCheckpoints:
         if self.going_on:
             self._compare()
 
-    def open(self) -> Path:
-        """The folder, holding those of the killed run if this one goes on with it, else none."""
+    def stage(self, name: str) -> Path:
+        """File for the checkpoint of one stage."""
+        return self.folder / f"{name}{SUFFIX}"
+
+    def open(self) -> None:
+        """Make the folder, holding the files of the killed run if this one goes on with it, else none."""
         if not self.going_on:
             self.remove()
-            self.folder.mkdir()
+            self.folder.mkdir(exist_ok=True)
             run_directory.write_json(self.folder / RUN, {**self._run, "threads": self._threads})
-        return self.folder
 
     def remove(self) -> None:
-        """Remove what a killed run has left, or what a finished one needs no more."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what a killed run has left, or what a finished one needs no more; no file of anyone else's."""
+        if (self.folder / RUN).exists():
+            (self.folder / RUN).unlink()
+            for path in self.folder.glob(f"*{SUFFIX}"):
+                path.unlink()
+            with suppress(OSError):  # somebody else's files are in it
+                self.folder.rmdir()
 
     def _compare(self) -> None:
         path = self.folder / RUN
@@ -82,3 +93,15 @@ class RunCheckpoints:
                 f"the run was begun with {begun.get('threads')} threads and goes on with {self._threads}: the maps "
                 "may differ in their last digits from those of an uninterrupted run"
             )
+
+
+def _digest(particles: Particles) -> str:
+    """What tells one particle set from another: every value but where its file lies."""
+    digest = hashlib.sha256()
+    for each in fields(particles):
+        value = getattr(particles, each.name)
+        if isinstance(value, np.ndarray):
+            digest.update(np.ascontiguousarray(value).tobytes())
+        elif each.name != "source":
+            digest.update(repr(value).encode())
+    return f"{len(particles)}, SHA-256 {digest.hexdigest()[:16]}"

@@ -14,7 +14,8 @@ from gem3d.errors import RunDirectoryError
 
 RUN_LOG = "run.log"
 CHECKPOINTS = "checkpoint"
-"""Folder of what a killed run can go on from."""
+"""Folder of what a killed run can go on from; ours if it holds a `CHECKPOINT_RUN`."""
+CHECKPOINT_RUN = "run.json"
 RESULTS = (
     "map.mrc",
     "map_unfiltered.mrc",
@@ -44,14 +45,15 @@ def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
         raise RunDirectoryError(f"{out}: is a file; give a folder with --out")
     if overwrite or not out.is_dir() or all(path.name == RUN_LOG for path in out.iterdir()):
         return
+    begun = (out / CHECKPOINTS / CHECKPOINT_RUN).exists()
     if resume:
-        if not (out / CHECKPOINTS).is_dir():
+        if not begun:
             raise RunDirectoryError(
                 f"{out}: holds files, but no checkpoint to go on from: a finished run, or not one of --fit images; "
                 "choose another folder, or use --overwrite to replace the results in it"
             )
         return
-    if (out / CHECKPOINTS).is_dir():
+    if begun:
         raise RunDirectoryError(
             f"{out}: holds a run that has not come to its end; go on with --resume, or begin anew with --overwrite"
         )

@@ -31,8 +31,9 @@ class ReconstructSettings:
     that does not depend on the number of particles. `images` trains on the images batch by batch, as the GEM paper
     does: slower, and no better; for comparison and for methods that need a gradient per image."""
     gaussians: Annotated[int | Literal["auto"], arg(metavar="N|auto")] = "auto"
-    """Gaussians of a half map; the final map has those of both halves. `auto` starts from the volume of the particle
-    and doubles while held-out particles gain by it. More follow finer detail and cost memory and time."""
+    """Gaussians of a half map; the final map has those of both halves. `auto` takes them from the volume of the
+    particle; `--fit volume` doubles them while held-out particles gain by it. More follow finer detail and cost
+    memory and time."""
     init: Literal["auto", "map", "random"] = "auto"
     """Where the Gaussians start: drawn from the low-passed linear `map` of the same half, or at `random` in a sphere
     of the particle's volume. `auto` is `map` for `--fit volume` and `random`, as in the paper, for `--fit images`."""
@@ -88,7 +89,8 @@ class ReconstructSettings:
     all images have been read."""
     resume: Flag = False
     """Go on with a run of `--fit images` that was killed, in the same folder and with the same other options; the
-    result is the one that it would have had. Begins anew where there is nothing to go on from."""
+    result is the one that it would have had. Begins where the folder is new or holds no more than a log; refuses that
+    of a finished run."""
     quiet: Flag = False
     """Print errors only. Everything is in run.log all the same."""
 

@@ -81,8 +81,9 @@ def summarise(
     pixel_size_A: float,
     box_size: int,
     threads: int,
+    resumed: bool,
 ) -> dict[str, Any]:
-    """Everything needed to quote and to repeat the run."""
+    """Everything needed to quote and to repeat the run; `seconds` of a resumed one are of its last part."""
 
     def crossing(curve: np.ndarray) -> dict[str, Any]:
         return asdict(resolution_at(curve, 0.143, pixel_size_A, box_size))
@@ -117,6 +118,7 @@ def summarise(
         },
         "coverage_per_shell": [round(float(share), 4) for share in coverage],
         "guinier": None if guinier is None else asdict(guinier),
+        "resumed": resumed,
         "seconds": reporter.seconds,
         "images_per_second": round(len(halves) / reporter.seconds["accumulate"], 1),
         "peak_memory_GB": round(peak_memory_GB(), 3),

@@ -31,7 +31,7 @@ class Checkpoint:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to save again: what a killed run loses is less than `SECONDS_BETWEEN`."""
+        """Whether it is time to save again: a killed run loses less than `SECONDS_BETWEEN` of this stage."""
         return time.monotonic() - self._last_s >= SECONDS_BETWEEN
 
     def save(self, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
@@ -55,7 +55,10 @@ class Checkpoint:
                 names = list(file.keys())
                 return {name: file.get_tensor(name) for name in names}, json.loads(file.metadata()["numbers"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise RunDirectoryError(
-                f"{self._path}: cannot be read as a checkpoint ({error}); remove it, and --resume begins this stage "
-                "anew"
-            ) from error
+            raise self.unusable(error) from error
+
+    def unusable(self, reason: object) -> RunDirectoryError:
+        """The error to raise where what was saved cannot be gone on from."""
+        return RunDirectoryError(
+            f"{self._path}: cannot be used as a checkpoint ({reason}); remove it, and --resume begins this stage anew"
+        )

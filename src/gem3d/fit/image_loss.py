@@ -19,8 +19,8 @@ from gem3d.optics import contrast_transfer_function
 
 TAIL = 1e-3
 """Each Gaussian is cut where its projection falls below this share of its peak. In two dimensions the mass beyond
-equals it: a thousandth of each mass is left out, and with noise of SNR 0.01 nothing of that can be told. Half the
-pixels of `gem3d.kernels.project.TAIL_CUTOFF`, in half the time."""
+equals it: a thousandth of each mass is left out, which drowns in the noise of any real image. Three fifths of the
+pixels of `gem3d.kernels.project.TAIL_CUTOFF`."""
 
 
 class ImageLoss:
@@ -40,8 +40,7 @@ class ImageLoss:
         shell = ((self._ky**2 + self._kx**2).sqrt() * (box * pixel_size_A)).round().long()
         inside = shell <= last_shell
         self._weight = torch.where(inside, 1 / noise_power[shell.clamp(max=last_shell)], 0.0)
-        multiplicity = torch.from_numpy(hermitian_multiplicity(box)).float()
-        self._multiplicity = multiplicity[: box // 2 + 1]
+        self._multiplicity = torch.from_numpy(hermitian_multiplicity(box)).float()
 
     def backward(self, gaussians: Gaussians, rows: torch.Tensor, transforms: torch.Tensor) -> torch.Tensor:
         """Add the gradient of the loss of some images to that of the Gaussians' parameters.

@@ -68,7 +68,7 @@ class TrainingSet:
     def order(self, epoch: int, *, with_held_out: bool) -> NDArray[np.int64]:
         """Rows in the order of one epoch, groups of neighbours shuffled: a pure function of stream and epoch."""
         rows = self.rows if with_held_out else self.training
-        rng = np.random.default_rng([*self.stream, epoch])
+        rng = np.random.default_rng([*self.stream, epoch + 1])  # 0 would be the stream itself
         group = (np.arange(len(rows)) + rng.integers(NEIGHBOURS)) // NEIGHBOURS
         place = rng.permutation(len(rows) // NEIGHBOURS + 2)[group]
         shuffled: NDArray[np.int64] = rows[np.argsort(place, kind="stable")]
@@ -77,7 +77,7 @@ class TrainingSet:
 
 def epochs_for(n_images: int, batch_size: int = BATCH_SIZE) -> int:
     """Epochs of a training, the last of which takes in the held-out images."""
-    return max(EPOCHS, math.ceil(FEWEST_STEPS * batch_size / max(n_images, 1)))
+    return max(EPOCHS, math.ceil(FEWEST_STEPS / max(1, math.ceil(n_images / batch_size))))
 
 
 def fit_images(
@@ -86,6 +86,7 @@ def fit_images(
     loss: ImageLoss,
     images: TrainingSet,
     judge: NormalOperator | None,
+    voxel_size_A: float,
     *,
     epochs: int,
     batch_size: int = BATCH_SIZE,
@@ -99,6 +100,7 @@ def fit_images(
     Parameters
     ----------
     judge: operator of the held-out images; None where there are none.
+    voxel_size_A: of the coarsest grid that carries the images' frequencies: the unit of steps and smallest scales.
     epochs: at most; the last takes in the held-out images.
     checkpoint: written now and then, and at the end.
     progress: called with (images done, images expected, what the last evaluation found).
@@ -110,6 +112,7 @@ def fit_images(
         loss,
         images,
         judge,
+        voxel_size_A,
         epochs,
         batch_size,
         shapes,
@@ -128,6 +131,7 @@ class _Training:
     loss: ImageLoss
     images: TrainingSet
     judge: NormalOperator | None
+    voxel_size_A: float
     epochs: int
     batch_size: int
     shapes: Shapes
@@ -136,22 +140,21 @@ class _Training:
     watch: Watch | None
 
     def __post_init__(self) -> None:
-        descent = Descent(self.start, self.observations.pixel_size_A, STEP_SIZES, BETAS, self.shapes)
+        descent = Descent(self.start, self.voxel_size_A, STEP_SIZES, BETAS, self.shapes)
         self.state = TrainingState.begin(descent, BestSoFar(PATIENCE, GAIN_WINDOW))
         self.note = ""
         self.seconds, self.seen = time.perf_counter(), 0
 
     def run(self) -> Fit:
         state = self.state
-        saved = None if self.checkpoint is None else self.checkpoint.load()
-        if saved is not None:
-            state.restore(*saved)
-        else:
+        if not self.restored():
             self.evaluate()
         while state.epoch < self.epochs:
             if state.best.finished and not self.folding:
                 state.epoch, state.batch = self.epochs - 1, 0
             if self.folding and state.batch == 0:
+                if state.loss_count > 0:
+                    self.evaluate()  # the last steps may make the best average
                 state.fold()
             if self.run_epoch():
                 state.epoch, state.batch = state.epoch + 1, 0
@@ -159,6 +162,17 @@ class _Training:
         found = Round(len(self.start), state.steps, tuple(state.training_loss), tuple(state.best.losses))
         assert state.best.gaussians is not None
         return Fit(state.average, state.best.gaussians, (found,))
+
+    def restored(self) -> bool:
+        """Go on from what a killed run has left, if it has."""
+        saved = None if self.checkpoint is None else self.checkpoint.load()
+        if self.checkpoint is None or saved is None:
+            return False
+        try:
+            self.state.restore(*saved)
+        except (KeyError, ValueError) as error:
+            raise self.checkpoint.unusable(error) from error
+        return True
 
     @property
     def folding(self) -> bool:
@@ -190,7 +204,7 @@ class _Training:
         state, judge = self.state, self.judge
         if judge is not None:
             with torch.no_grad():
-                _, _, judged = judge.loss_and_gradient(voxelize_on(state.average, judge.grid), judge)
+                judged, _, _ = judge.loss_and_gradient(voxelize_on(state.average, judge.grid))
             state.best.see(state.average, judged / judge.n_particles)
             if self.watch is not None:
                 self.watch(state.average, state.best.losses[-1])
@@ -204,8 +218,8 @@ class _Training:
     def report(self) -> None:
         if self.progress is not None:
             n, n_all = int((~self.images.held_out).sum()), len(self.images.rows)
-            done = n * self.state.epoch + self.batch_size * self.state.batch
-            self.progress(done, n * (self.epochs - 1) + n_all, self.note)
+            of_epoch = min(self.batch_size * self.state.batch, n_all if self.folding else n)
+            self.progress(n * self.state.epoch + of_epoch, n * (self.epochs - 1) + n_all, self.note)
 
     def save(self) -> None:
         if self.checkpoint is not None:

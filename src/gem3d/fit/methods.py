@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -27,12 +28,13 @@ class Method(Protocol):
 
     Attributes
     ----------
-    unit: of what its progress counts.
+    unit: of what its progress counts; `final_unit`: that of the final map, "" where nothing is worth counting.
     spread: the Gaussians that it likes to start from.
     held_out: equations of the held-out particles of each half.
     """
 
     unit: str
+    final_unit: str
     spread: Spread
     held_out: tuple[NormalEquations, NormalEquations]
 
@@ -46,7 +48,7 @@ class Method(Protocol):
 class FromEquations:
     """To the normal equations: fast, whatever the number of particles."""
 
-    unit = "steps"
+    unit = final_unit = "steps"
     spread = Spread(volume_per_gaussian_A3=80.0, voxels_per_gaussian=8.0, scale_per_spacing=0.5)
 
     def __init__(self, sets: tuple[HalfSet, HalfSet], shapes: Shapes) -> None:
@@ -91,10 +93,10 @@ class FromImages:
     ----------
     halves: `(n,)`, 1 or 2.
     epochs: of each half; None to choose.
-    checkpoints: folder for one file a stage, from which a killed run goes on.
+    checkpoint_of: gives the file of a stage, from which a killed run goes on.
     """
 
-    unit = "images"
+    unit, final_unit = "images", ""
     # Wide Gaussians narrow slowly under noisy steps, and many small ones average the noise: docs/training.md.
     spread = Spread(volume_per_gaussian_A3=27.0, voxels_per_gaussian=4.0, scale_per_spacing=0.36)
 
@@ -107,12 +109,12 @@ class FromImages:
         *,
         seed: int,
         epochs: int | None,
-        checkpoints: Path,
+        checkpoint_of: Callable[[str], Path],
     ) -> None:
         self.held_out = (sets[0].held_out, sets[1].held_out)
         self._noise = [half.noise_power for half in sets]
         self._shapes, self._observations, self._seed, self._epochs = shapes, observations, seed, epochs
-        self._checkpoints = checkpoints
+        self._checkpoint_of = checkpoint_of
         self._rows = file_order(observations.images.particles)
         self._half = halves[self._rows]
         self._is_held_out = is_held_out(self._rows, seed)
@@ -121,18 +123,17 @@ class FromImages:
         mine = self._half == number
         images = TrainingSet(self._rows[mine], self._is_held_out[mine], (self._seed, number))
         held_out = self.held_out[number - 1]
-        judge = None
-        if held_out.n_particles > 0:
-            judge = NormalOperator(held_out, grid_of(held_out, start.support_A))
+        grid = grid_of(held_out, start.support_A)
         return fit_images(
             start.gaussians,
             self._observations,
             ImageLoss(self._observations, self._noise[number - 1], held_out.radius),
             images,
-            judge,
+            NormalOperator(held_out, grid) if held_out.n_particles > 0 else None,
+            grid.voxel_size_A,
             epochs=self._epochs or epochs_for(len(images.training)),
             shapes=self._shapes,
-            checkpoint=Checkpoint(self._checkpoints / f"half{number}.safetensors"),
+            checkpoint=Checkpoint(self._checkpoint_of(f"half{number}")),
             progress=report,
             watch=watch,
         )

@@ -20,7 +20,8 @@ class Round:
     Attributes
     ----------
     steps: of Adam.
-    training_loss, held_out_loss: at each evaluation; the second is empty where nothing is held out.
+    training_loss, held_out_loss: at each evaluation; training by images has no training loss at its first, before any
+        step. The held-out loss is empty where nothing is held out.
     kept: False for a growth that the held-out particles did not support.
     """
 

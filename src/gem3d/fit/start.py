@@ -47,7 +47,8 @@ class Start:
 
     Attributes
     ----------
-    support_A: (low, high) in A from the box centre along z, y, x; density outside is not modelled.
+    support_A: (low, high) in A from the box centre along z, y, x; what the judge sees, and what the
+        volume fit models.
     most_gaussians: growth stops short of more; 0 for no growth.
     """
 

@@ -92,6 +92,7 @@ class TrainingState:
     def numbers(self) -> dict[str, Any]:
         """Everything else; JSON keeps it to the last bit."""
         return {
+            "unit_mass": self.average.unit_mass,
             "epoch": self.epoch,
             "batch": self.batch,
             "steps": self.steps,
@@ -103,7 +104,19 @@ class TrainingState:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
-        """Go on from what `tensors` and `numbers` gave."""
+        """Go on from what `tensors` and `numbers` gave.
+
+        Raises
+        ------
+        KeyError, ValueError: they are of another training.
+        """
+        shapes = {
+            name: tensor.shape for name, tensor in self.tensors().items() if not name.startswith("best.")
+        }
+        if numbers["unit_mass"] != self.average.unit_mass or any(
+            tensors[name].shape != shape for name, shape in shapes.items()
+        ):
+            raise ValueError("it began from other Gaussians")
         groups: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             group, key = name.split(".")
