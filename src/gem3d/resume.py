@@ -18,7 +18,8 @@ from gem3d.particles import Particles
 from gem3d.settings import ReconstructSettings
 
 RUN = run_directory.CHECKPOINT_RUN
-SUFFIX = ".safetensors"
+STAGES = ("half1", "half2")
+"""Stages of a run that leave a checkpoint each."""
 # Settings that may change without making it another run; of threads, more than the last digits does not change.
 INDIFFERENT = ("resume", "overwrite", "quiet", "device", "threads", "datadir")
 
@@ -56,7 +57,8 @@ class RunCheckpoints:
 
     def stage(self, name: str) -> Path:
         """File for the checkpoint of one stage."""
-        return self.folder / f"{name}{SUFFIX}"
+        assert name in STAGES
+        return self.folder / f"{name}.safetensors"
 
     def open(self) -> None:
         """Make the folder, holding the files of the killed run if this one goes on with it, else none."""
@@ -69,8 +71,8 @@ class RunCheckpoints:
         """Remove what a killed run has left, or what a finished one needs no more; no file of anyone else's."""
         if (self.folder / RUN).exists():
             (self.folder / RUN).unlink()
-            for path in self.folder.glob(f"*{SUFFIX}"):
-                path.unlink()
+            for name in STAGES:
+                self.stage(name).unlink(missing_ok=True)
             with suppress(OSError):  # somebody else's files are in it
                 self.folder.rmdir()
 
