@@ -38,7 +38,7 @@ class HalfOne:
         begun_s = time.perf_counter()
         self._sets = accumulate(self._observations, self._halves, seed=0)
         self.accumulate_s = time.perf_counter() - begun_s
-        self._linear = self._sets[0].all.linear_map().values
+        self._linear = self._sets[0].linear_map().values
 
     def fit(
         self,
@@ -54,7 +54,8 @@ class HalfOne:
                 FromEquations(self._sets, shapes)
                 if how == "volume"
                 else FromImages(
-                    self._sets,
+                    [half.held_out for half in self._sets],
+                    [half.noise_power for half in self._sets],
                     shapes,
                     self._observations,
                     self._halves,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from gem3d import ReconstructSettings
+from gem3d.assess import sphere_mask
 from gem3d.fit.image_loss import ImageLoss
 from gem3d.fit.images import TrainingSet, fit_images
 from gem3d.fit.methods import FromImages
@@ -33,7 +34,8 @@ def main(folder: Path, n_gaussians: int, batch_size: int, n_images: int, out: Pa
     box, pixel_size_A = images.box_size_px, images.particles.pixel_size_A
     observations = Observations.of(images, 0.45 * box)
     start = initialise_random(
-        RADIUS_A,
+        sphere_mask(box, pixel_size_A, 2 * RADIUS_A),
+        pixel_size_A,
         2e4,
         n_gaussians,
         np.random.default_rng(0),

@@ -14,6 +14,7 @@ import pytest
 from safetensors import safe_open
 
 from gem3d import cli
+from gem3d.assess import sphere_mask
 from gem3d.gaussians import initialise_random, save_gaussians
 from gem3d.maps import read_map, write_map
 from gem3d.simulate import simulate
@@ -362,7 +363,7 @@ def test_a_coarse_map_is_simulated_with_a_warning(tmp_path: Path, capsys: pytest
 
 @pytest.fixture
 def gaussians(tmp_path: Path) -> Path:
-    start = initialise_random(15.0, 100.0, 30, np.random.default_rng(0), 3.0)
+    start = initialise_random(sphere_mask(24, 2.0, 30.0), 2.0, 100.0, 30, np.random.default_rng(0), 3.0)
     save_gaussians(start, tmp_path / "g.safetensors", 24, 2.0)
     return tmp_path / "g.safetensors"
 
@@ -408,7 +409,7 @@ def test_renders_that_make_no_sense(
 
 
 def test_equal_gaussians_give_equal_files_with_the_modes_of_others(gaussians: Path, tmp_path: Path) -> None:
-    start = initialise_random(15.0, 100.0, 30, np.random.default_rng(0), 3.0)
+    start = initialise_random(sphere_mask(24, 2.0, 30.0), 2.0, 100.0, 30, np.random.default_rng(0), 3.0)
     for _ in range(5):
         save_gaussians(start, tmp_path / "again.safetensors", 24, 2.0)
         assert (tmp_path / "again.safetensors").read_bytes() == gaussians.read_bytes()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from gem3d.assess import sphere_mask
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.operator import Grid
 from gem3d.fit.volume import fit_volume, voxelize_on
@@ -22,9 +23,9 @@ PIXEL_SIZES = pytest.mark.parametrize(
 
 
 def model(pixel_size_A: float) -> Gaussians:
-    return initialise_random(
-        5 * pixel_size_A, 100.0 * pixel_size_A**3, 20, np.random.default_rng(0), 1.2 * pixel_size_A
-    )
+    ball = sphere_mask(BOX, pixel_size_A, 10 * pixel_size_A, pixel_size_A)
+    rng = np.random.default_rng(0)
+    return initialise_random(ball, pixel_size_A, 100.0 * pixel_size_A**3, 20, rng, 1.2 * pixel_size_A)
 
 
 def equations_of(gaussians: Gaussians, pixel_size_A: float) -> NormalEquations:
@@ -51,7 +52,7 @@ def test_density_voxels_and_linear_map_agree(pixel_size_A: float) -> None:
     gaussians = model(pixel_size_A)
     density = gaussians.density(BOX, pixel_size_A)
     linear = torch.from_numpy(equations_of(gaussians, pixel_size_A).linear_map().values)
-    torch.testing.assert_close(linear, density, atol=0.02 * float(density.max()), rtol=0)
+    torch.testing.assert_close(linear, density, atol=0.03 * float(density.max()), rtol=0)
     half_width_A = BOX * pixel_size_A / 2
     grid = Grid.around(BOX, pixel_size_A, BOX, ((-half_width_A, half_width_A),) * 3)
     torch.testing.assert_close(
@@ -91,7 +92,7 @@ def test_fits_stop_and_fold_in_the_held_out_particles() -> None:
     gaussians = model(1.0)
     equations = equations_of(gaussians, 1.0)
     half_width = ((-9.0, 9.0),) * 3
-    start = initialise_random(7, 100.0, 20, np.random.default_rng(3), 1.2)
+    start = initialise_random(sphere_mask(BOX, 1.0, 14.0, 1.0), 1.0, 100.0, 20, np.random.default_rng(3), 1.2)
     fit = fit_volume(start, equations, equations, half_width, most_gaussians=40)
     assert [r.n_gaussians for r in fit.rounds] == [20, 40][: len(fit.rounds)]
     first = fit.rounds[0]

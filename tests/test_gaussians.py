@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from gem3d.assess import sphere_mask
 from gem3d.errors import MapError
 from gem3d.gaussians import initialise_from_map, initialise_random, load_gaussians, save_gaussians, save_ply
 from gem3d.kernels.project import project
@@ -14,7 +15,7 @@ from gem3d.kernels.project import project
 
 @pytest.fixture
 def gaussians():
-    start = initialise_random(20.0, 100.0, 50, np.random.default_rng(0), 0.5)
+    start = initialise_random(sphere_mask(32, 2.0, 40.0, 2.0), 2.0, 100.0, 50, np.random.default_rng(0), 0.5)
     start.log_scales.add_(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * 0.3)
     return start
 

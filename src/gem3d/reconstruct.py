@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from gem3d.assess import (
 )
 from gem3d.assess.shells import FloatVolume
 from gem3d.errors import warn
-from gem3d.fit.accumulate import HalfSet, accumulate
+from gem3d.fit.accumulate import accumulate
 from gem3d.fit.descent import Shapes
 from gem3d.fit.methods import FromEquations, FromImages, Method
 from gem3d.fit.normal_equations import LinearMap
@@ -36,7 +37,7 @@ from gem3d.fit.start import start_of_half
 from gem3d.gaussians import Gaussians, save_gaussians, save_ply
 from gem3d.inputs import background_diameter_A, find_images, last_shell_of, measuring_mask
 from gem3d.maps import write_map
-from gem3d.progress import Report, Reporter
+from gem3d.progress import Reporter
 from gem3d.resume import RunCheckpoints
 from gem3d.runtime import available_threads, kernels_are_compiled, set_threads
 from gem3d.settings import ReconstructSettings
@@ -114,20 +115,19 @@ def _reconstruct(
     if not kernels_are_compiled():
         reporter.say("first run here: kernels are compiled once, which takes up to half a minute")
 
-    with reporter.stage("accumulate", "images") as report:
-        sets = accumulate(observations, halves, seed=settings.seed, radius=last_shell, progress=report)
+    linear_maps, method_of = _read_images(observations, halves, last_shell, settings, reporter)
     # Every image has been read: from here on there will be new results.
     if not checkpoints.going_on:
         run_directory.remove_results(out)
     if settings.fit == "images":
         checkpoints.open()
-    with reporter.stage("linear maps", "maps") as report:
-        linear_maps = _linear_maps(sets, out, report)
+    for number, found in enumerate(linear_maps, start=1):
+        write_map(out / f"linear_half{number}.mrc", found.values, pixel_size_A)
     linear = (linear_maps[0].values, linear_maps[1].values)
     coverage = np.minimum(linear_maps[0].coverage, linear_maps[1].coverage)
 
-    method = _method(settings, sets, observations, halves, checkpoints)
-    del sets  # most of the memory; the method keeps what it needs
+    method = method_of(checkpoints)
+    del method_of
     fits, half_maps = _fit_halves(method, linear, diameter_A, out, settings, reporter)
     with reporter.stage("fit final map", method.final_unit) as report:
         final = method.fit_final(fits, report)
@@ -190,30 +190,44 @@ def _reconstruct(
     )
 
 
-# Functions of their own, because a loop variable in the caller would keep the last half's equations to the end. Each
-# map is written as soon as it is there.
-def _linear_maps(sets: tuple[HalfSet, HalfSet], out: Path, report: Report) -> list[LinearMap]:
-    maps: list[LinearMap] = []
-    for number, half in enumerate(sets, start=1):
-        maps.append(half.all.linear_map())
-        write_map(out / f"linear_half{number}.mrc", maps[-1].values, half.training.pixel_size_A)
-        report(number, 2)
-    return maps
-
-
-def _method(
-    settings: ReconstructSettings,
-    sets: tuple[HalfSet, HalfSet],
+def _read_images(
     observations: Observations,
     halves: NDArray[np.int8],
-    checkpoints: RunCheckpoints,
-) -> Method:
+    last_shell: int,
+    settings: ReconstructSettings,
+    reporter: Reporter,
+) -> tuple[list[LinearMap], Callable[[RunCheckpoints], Method]]:
+    """Linear maps of both halves, and what makes the method that fits them, with all that it keeps of the images."""
     shapes = Shapes(rotations=settings.freeze != "rotations", isotropic=settings.isotropic)
+    seed = settings.seed
     if settings.fit == "volume":
-        return FromEquations(sets, shapes)
+        with reporter.stage("accumulate", "images") as report:
+            sets = accumulate(observations, halves, seed=seed, radius=last_shell, progress=report)
+        with reporter.stage("linear maps"):
+            maps = [half.linear_map() for half in sets]
+        return maps, lambda checkpoints: FromEquations(sets, shapes)
+
+    # Of the particles trained on, only the linear map is needed: one half after the other takes less memory.
+    maps, held_out, noise_power = [], [], []
+    for number in (1, 2):
+        with reporter.stage(f"accumulate half {number}", "images") as report:
+            half = accumulate(
+                observations, halves, seed=seed, wanted=(number,), radius=last_shell, progress=report
+            )[0]
+            maps.append(half.linear_map())
+            held_out.append(half.held_out)
+            noise_power.append(half.noise_power)
+            del half
     epochs = None if settings.epochs == "auto" else settings.epochs
-    return FromImages(
-        sets, shapes, observations, halves, seed=settings.seed, epochs=epochs, checkpoint_of=checkpoints.stage
+    return maps, lambda checkpoints: FromImages(
+        held_out,
+        noise_power,
+        shapes,
+        observations,
+        halves,
+        seed=seed,
+        epochs=epochs,
+        checkpoint_of=checkpoints.stage,
     )
 
 

@@ -35,8 +35,8 @@ class ReconstructSettings:
     particle; `--fit volume` doubles them while held-out particles gain by it. More follow finer detail and cost
     memory and time."""
     init: Literal["auto", "map", "random"] = "auto"
-    """Where the Gaussians start: drawn from the low-passed linear `map` of the same half, or at `random` in a sphere
-    of the particle's volume. `auto` is `map` for `--fit volume` and `random`, as in the paper, for `--fit images`."""
+    """Where the Gaussians start: drawn from the low-passed linear `map` of the same half, or at `random` inside the
+    mask of that map. `auto` is `map` for `--fit volume` and `random`, as in the paper, for `--fit images`."""
     freeze: Literal["nothing", "rotations"] = "nothing"
     """`rotations` leaves every Gaussian's axes as they were drawn: an ablation of the paper."""
     isotropic: Flag = False

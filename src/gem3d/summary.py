@@ -120,7 +120,9 @@ def summarise(
         "guinier": None if guinier is None else asdict(guinier),
         "resumed": resumed,
         "seconds": reporter.seconds,
-        "images_per_second": round(len(halves) / reporter.seconds["accumulate"], 1),
+        "images_per_second": round(
+            len(halves) / sum(s for stage, s in reporter.seconds.items() if stage.startswith("accumulate")), 1
+        ),
         "peak_memory_GB": round(peak_memory_GB(), 3),
         "warnings": reporter.warnings,
     }

@@ -73,6 +73,7 @@ def band_passed_products(
     work = np.cumsum(np.array(sizes, dtype=np.int64) ** 3)
     for shell, size in enumerate(sizes):
         if grid is None or grid.size != size:
+            grid = None  # its memory is needed for the next
             grid = _Grid(spectra, weight_spectra, box_size, size)
         products[:, shell], n_effective[:, shell] = grid.shell_products(shell)
         if progress is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
 from gem3d.fit.noise import NoiseSpectrum, sample_rows
-from gem3d.fit.normal_equations import NormalEquations
+from gem3d.fit.normal_equations import LinearMap, NormalEquations
 from gem3d.fit.observations import Observations, transform
 from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, slice_shape, weigh_slices
 from gem3d.particles import file_order
@@ -31,10 +31,9 @@ class HalfSet:
     held_out: NormalEquations
     noise_power: torch.Tensor
 
-    @property
-    def all(self) -> NormalEquations:
-        """Equations of every particle of the half."""
-        return self.training + self.held_out
+    def linear_map(self) -> LinearMap:
+        """Reconstruction without a prior from every particle of the half."""
+        return self.training.linear_map(self.held_out)
 
 
 def assign_halves(half_set: NDArray[np.int8], seed: int, *, random: bool, source: str) -> NDArray[np.int8]:
@@ -70,30 +69,37 @@ def accumulate(
     halves: NDArray[np.int8],
     *,
     seed: int,
+    wanted: tuple[int, ...] = (1, 2),
     radius: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[HalfSet, HalfSet]:
-    """Read every image once and fill the normal equations of both halves.
+) -> tuple[HalfSet, ...]:
+    """Read every image of the halves wanted once and fill their normal equations.
 
     Parameters
     ----------
     halves: `(n,)`, 1 or 2.
+    wanted: one half or both; two accumulators are held for each.
     radius: last Fourier shell; None for the last before Nyquist.
     progress: called with (images done, images in all).
     """
     particles, box = observations.images.particles, observations.box_size_px
     order = file_order(particles)
-    noise = {half: _noise(observations, order[halves[order] == half], seed) for half in (1, 2)}
+    noise = {half: _noise(observations, order[halves[order] == half], seed) for half in wanted}
+    order = order[np.isin(halves[order], wanted)]
     last = (box - 1) // 2 if radius is None else radius
-    sample_weight = {half: half_plane_weight(1 / noise[half][: last + 1]) for half in (1, 2)}
+    sample_weight = {half: half_plane_weight(1 / noise[half][: last + 1]) for half in wanted}
     held_out = is_held_out(np.arange(len(particles)), seed)
     member = halves.astype(np.int64) * 2 + held_out
 
-    sets = {key: _SlicesOfSet(box, observations.pixel_size_A, last) for key in (2, 3, 4, 5)}
+    sets = {
+        2 * half + out: _SlicesOfSet(box, observations.pixel_size_A, last)
+        for half in wanted
+        for out in (0, 1)
+    }
     done = 0
     for batch in observations.batches(_by_set_in_blocks(order, member, BATCH_SIZE), BATCH_SIZE):
         transforms = transform(batch.images)
-        edges = np.searchsorted(member[batch.rows], (*sets, len(sets) + 2))
+        edges = np.searchsorted(member[batch.rows], (*sets, max(sets) + 1))
         for (key, slices), begin, end in zip(sets.items(), edges[:-1], edges[1:], strict=True):
             rows = torch.from_numpy(batch.rows[begin:end])
             slices.add(
@@ -105,9 +111,9 @@ def accumulate(
             )
         done += len(batch.rows)
         if progress is not None:
-            progress(done, len(particles))
+            progress(done, len(order))
     final = {key: slices.finish() for key, slices in sets.items()}
-    return HalfSet(final[2], final[3], noise[1]), HalfSet(final[4], final[5], noise[2])
+    return tuple(HalfSet(final[2 * half], final[2 * half + 1], noise[half]) for half in wanted)
 
 
 def _by_set_in_blocks(order: NDArray[np.int64], member: NDArray[np.int64], block: int) -> NDArray[np.int64]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gem3d.fit.accumulate import HalfSet, is_held_out
@@ -51,7 +52,7 @@ class FromEquations:
     unit = final_unit = "steps"
     spread = Spread(volume_per_gaussian_A3=80.0, voxels_per_gaussian=8.0, scale_per_spacing=0.5)
 
-    def __init__(self, sets: tuple[HalfSet, HalfSet], shapes: Shapes) -> None:
+    def __init__(self, sets: Sequence[HalfSet], shapes: Shapes) -> None:
         self.held_out = (sets[0].held_out, sets[1].held_out)
         self._training = [half.training for half in sets]
         self._shapes = shapes
@@ -91,6 +92,8 @@ class FromImages:
 
     Parameters
     ----------
+    held_out: equations of the held-out particles of each half.
+    noise_power: of each half, see `gem3d.fit.noise`.
     halves: `(n,)`, 1 or 2.
     epochs: of each half; None to choose.
     checkpoint_of: gives the file of a stage, from which a killed run goes on.
@@ -102,7 +105,8 @@ class FromImages:
 
     def __init__(
         self,
-        sets: tuple[HalfSet, HalfSet],
+        held_out: Sequence[NormalEquations],
+        noise_power: Sequence[torch.Tensor],
         shapes: Shapes,
         observations: Observations,
         halves: NDArray[np.int8],
@@ -111,8 +115,8 @@ class FromImages:
         epochs: int | None,
         checkpoint_of: Callable[[str], Path],
     ) -> None:
-        self.held_out = (sets[0].held_out, sets[1].held_out)
-        self._noise = [half.noise_power for half in sets]
+        self.held_out = (held_out[0], held_out[1])
+        self._noise = noise_power
         self._shapes, self._observations, self._seed, self._epochs = shapes, observations, seed, epochs
         self._checkpoint_of = checkpoint_of
         self._rows = file_order(observations.images.particles)

@@ -144,19 +144,24 @@ class NormalEquations:
         weight = ((x, group[..., 2]) for x, group in self._columns(box_size))
         return _gridded(inverse_transform(weight, PADDING * box_size, lags), PADDING * box_size, lags)
 
-    def linear_map(self) -> LinearMap:
-        """Reconstruction without any prior, IFFT(N / W), zero where W is below `WEIGHT_FLOOR` of its shell's mean."""
+    def linear_map(self, other: NormalEquations | None = None) -> LinearMap:
+        """Reconstruction without any prior, IFFT(N / W), zero where W is below `WEIGHT_FLOOR` of its shell's mean.
+
+        Parameters
+        ----------
+        other: equations of further images, which count as well; the sum is never held as a whole.
+        """
         box, padded = self.box_size_px, PADDING * self.box_size_px
         extent = self.accumulator.shape[2] - 1
         total, count, reached_count = torch.zeros(3, 2 * extent, dtype=torch.float64)
-        for x, group in self._columns(box):
+        for x, group in self._columns_with(other):
             shell = shells(extent, x, group.shape[2]).flatten()
             total += torch.bincount(shell, group[..., 2].flatten(), minlength=2 * extent)
             count += torch.bincount(shell, minlength=2 * extent)
         floor = (WEIGHT_FLOOR * total / count.clamp(min=1)).float()
 
         def regular() -> Iterator[tuple[int, torch.Tensor]]:
-            for x, group in self._columns(box):
+            for x, group in self._columns_with(other):
                 shell, weight = shells(extent, x, group.shape[2]), group[..., 2]
                 reached = weight > floor[shell]
                 reached_count.add_(torch.bincount(shell[reached], minlength=2 * extent))
@@ -170,6 +175,16 @@ class NormalEquations:
         reached_pairs, all_pairs = pairs
         coverage = torch.cat([(reached_count / count)[:1], reached_pairs / all_pairs])
         return LinearMap(values.numpy(), coverage.numpy())
+
+    def _columns_with(self, other: NormalEquations | None) -> Iterator[tuple[int, torch.Tensor]]:
+        """Columns of the sum of both."""
+        mine = self._columns(self.box_size_px)
+        if other is None:
+            yield from mine
+            return
+        self._fitting(other)
+        for (x, group), (_, more) in zip(mine, other._columns(self.box_size_px), strict=True):
+            yield x, group + more
 
     def _columns(self, box_size: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Columns of the accumulator up to the last frequency of a grid of `box_size` voxels."""

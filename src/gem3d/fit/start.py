@@ -90,8 +90,8 @@ def start_of_half(
         drawn = initialise_from_map(low_passed, pixel_size_A, n, rng, min_scale_A, spread.scale_per_spacing)
     else:
         total = max(float(np.maximum(low_passed, 0).sum()), 1e-3) * pixel_size_A**3
-        radius_A = (3 * float(mask.sum()) / (4 * np.pi)) ** (1 / 3) * pixel_size_A
-        drawn = initialise_random(radius_A, total, n, rng, min_scale_A, spread.scale_per_spacing)
+        inside = (mask > 0.5).astype(np.float32)
+        drawn = initialise_random(inside, pixel_size_A, total, n, rng, min_scale_A, spread.scale_per_spacing)
     return Start(drawn, support_A, most)
 
 

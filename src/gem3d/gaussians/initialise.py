@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
@@ -51,20 +49,21 @@ def initialise_from_map(
 
 
 def initialise_random(
-    radius_A: float,
+    mask: FloatVolume,
+    voxel_size_A: float,
     total_mass: float,
     n_gaussians: int,
     rng: np.random.Generator,
     min_scale_A: float,
     scale_per_spacing: float = 0.5,
 ) -> Gaussians:
-    """Centres uniform in a sphere, equal masses: the paper's start. Parameters as for a start from a map."""
-    direction = rng.standard_normal((n_gaussians, 3))
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    centres_A = direction * radius_A * np.cbrt(rng.random((n_gaussians, 1)))
-    spacing_A = radius_A * np.cbrt(4 * math.pi / 3 / n_gaussians)
-    scales_A = np.full(n_gaussians, scale_per_spacing * spacing_A)
-    return _assemble(centres_A, scales_A, total_mass / n_gaussians, rng, min_scale_A)
+    """Centres at random inside a mask, equal masses; other parameters as for a start from a map.
+
+    The paper starts at random too. From a sphere, a long particle
+    is far from filled when training ends.
+    """
+    density = np.asarray(mask * (total_mass / (mask.sum() * voxel_size_A**3)), dtype=np.float32)
+    return initialise_from_map(density, voxel_size_A, n_gaussians, rng, min_scale_A, scale_per_spacing)
 
 
 def _assemble(
