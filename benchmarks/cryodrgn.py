@@ -29,12 +29,11 @@ class Training:
     """What a bounded run of `train_nn` came to.
 
     maps: (seconds since its start, map) for every epoch finished.
-    images_per_second: of the epoch under way, None if it said nothing.
+    images_per_second: of the first epoch, None if it said nothing.
     """
 
     maps: list[tuple[float, Path]]
     images_per_second: float | None
-    seconds: float
 
 
 def train(
@@ -86,7 +85,6 @@ def train(
             for path in out.glob("reconstruct*.mrc"):
                 found.setdefault(path, time.perf_counter() - start)
             time.sleep(1)
-        seconds = time.perf_counter() - start
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         elif process.returncode != 0:
@@ -94,7 +92,7 @@ def train(
                 f"train_nn ended with status {process.returncode}:\n{log.read_text()[-2000:]}"
             )
         process.wait()
-    return Training([(s, path) for path, s in found.items()], _rate(log.read_text(errors="replace")), seconds)
+    return Training([(s, path) for path, s in found.items()], _rate(log.read_text(errors="replace")))
 
 
 def _rate(log: str) -> float | None:

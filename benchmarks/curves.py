@@ -19,11 +19,11 @@ from gem3d.maps import read_map
 from half_fit import HalfOne
 from quality import low_snr_set
 from registry import Measurement, benchmark
-from score import Volume, agreement, truth_mask
+from score import Volume, agreement, read_truth
 
 TABLE = "Half 1 against the truth; seconds with reading, cryoDRGN's with its start"
 PLOT = Path(__file__).parents[1] / "docs" / "images" / "curves.png"
-# cryoDRGN's own network does not get through one epoch in this time on two cores; a smaller one shows a curve.
+# Seconds for cryoDRGN's own network, which is slow on a few cores, and for a narrower one.
 NETWORKS = {"its defaults": ((), 150.0), "--dim 256": (("--dim", "256"), 330.0)}
 
 
@@ -43,14 +43,13 @@ class Point:
 def curves(context: Context) -> Iterator[Measurement]:
     spec = low_snr_set(context, context.structures[0], context.seeds[0])
     folder = context.particle_set(spec)
-    truth = read_map(folder / "truth.mrc").values
-    mask = truth_mask(truth)
+    truth, mask = read_truth(folder)
     found: dict[str, list[Point]] = {}
     half = HalfOne(context, folder)
     for how, init in (("volume", "map"), ("volume", "random"), ("images", "random")):
         name = f"--fit {how} --init {init}"
         context.say(name)
-        found[name] = _watched(context, half, how, init, spec, truth, mask)  # type: ignore[arg-type]
+        found[name] = _watched(context, half, how, init, spec, truth, mask)
     if context.cryodrgn is None:
         context.say(cryodrgn.MISSING)
     else:
@@ -118,14 +117,7 @@ def _cryodrgn(
             program, folder, Path(scratch), spec.box_px, spec.pixel_A, network, limit_s=limit_s
         )
         points = [
-            _point(
-                seconds,
-                None,
-                read_map(path).values[tuple(slice(n) for n in truth.shape)],
-                truth,
-                mask,
-                spec.pixel_A,
-            )
+            _point(seconds, None, read_map(path).values, truth, mask, spec.pixel_A)
             for seconds, path in run.maps
         ]
     return points, run.images_per_second

@@ -15,7 +15,7 @@ from half_fit import HalfOne
 from measure import run_measured
 from quality import cases, low_snr_set
 from registry import Measurement, Target, benchmark
-from score import COMPARE_ABOVE, agreement, mean_difference, truth_mask, worst_difference
+from score import COMPARE_ABOVE, agreement, mean_difference, read_truth, worst_difference
 
 RATE = "Training, whole steps"
 MEMORY = "Memory of --fit images, 20,000 Gaussians"
@@ -75,8 +75,7 @@ def train_memory(context: Context) -> Iterator[Measurement]:
 def train_quality(context: Context) -> Iterator[Measurement]:
     for case, spec in cases(context, low_snr_set, seeds=context.seeds[:1]):
         folder = context.particle_set(spec)
-        truth = read_map(folder / "truth.mrc").values
-        mask = truth_mask(truth)
+        truth, mask = read_truth(folder)
         volume = context.gem3d(folder, "--init", "random")
         images = context.gem3d(folder, *TRAIN)
         for name, row in (("half1", "half 1"), ("half2", "half 2"), ("map_unfiltered", "final map")):
@@ -104,8 +103,7 @@ def train_quality(context: Context) -> Iterator[Measurement]:
 def ablation(context: Context) -> Iterator[Measurement]:
     spec = low_snr_set(context, context.structures[0], context.seeds[0])
     folder = context.particle_set(spec)
-    truth = read_map(folder / "truth.mrc").values
-    mask = truth_mask(truth)
+    truth, mask = read_truth(folder)
     counts = context.size((2_000, 5_000, 10_000, 20_000, 50_000), (100, 200))
     middle = counts[-2]
     runs = {f"{n:,} Gaussians": (n, Shapes()) for n in counts}

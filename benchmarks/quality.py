@@ -26,7 +26,7 @@ from score import (
     finer_percent,
     mean_difference,
     plain_calibration,
-    truth_mask,
+    read_truth,
     worst_difference,
 )
 
@@ -103,8 +103,7 @@ def perturbed(context: Context) -> Iterator[Measurement]:
 def random_start(context: Context) -> Iterator[Measurement]:
     for case, spec in cases(context, low_snr_set, seeds=context.seeds[:1]):
         folder = context.particle_set(spec)
-        truth = read_map(folder / "truth.mrc").values
-        mask = truth_mask(truth)
+        truth, mask = read_truth(folder)
         for start in ("map", "random"):
             run = context.gem3d(folder, "--init", start)
             for number in (1, 2):
@@ -137,8 +136,7 @@ def compare(
     """Reconstruct one set with both programs and score every map in the one mask made from the truth."""
     folder = context.particle_set(spec)
     run = context.gem3d(folder)
-    truth = read_map(folder / "truth.mrc").values
-    mask = truth_mask(truth)
+    truth, mask = read_truth(folder)
     files = {"half1": "half1.mrc", "half2": "half2.mrc", "all": "map_unfiltered.mrc"}
     shown = {FINER, MEAN, *half_targets, *final_targets}
     curves: dict[str, Curve] = {}

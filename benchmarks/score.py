@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from gem3d.assess import band_passed_products, calibrated_fsc, fourier_shell_correlation, resolution_at
+from gem3d.maps import read_map
 
 Volume = NDArray[np.float32]
 Curve = NDArray[np.float64]
@@ -27,6 +29,12 @@ def truth_mask(truth: Volume) -> Volume:
     inside = (smooth > MASK_THRESHOLD * smooth.max()).astype(np.float32)
     mask: Volume = gaussian_filter(inside, MASK_EDGE_PX)
     return mask
+
+
+def read_truth(folder: Path) -> tuple[Volume, Volume]:
+    """The truth of a particle set and the mask made from it."""
+    truth = read_map(folder / "truth.mrc").values
+    return truth, truth_mask(truth)
 
 
 @dataclass(frozen=True)

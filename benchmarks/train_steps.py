@@ -16,7 +16,7 @@ import torch
 from gem3d import ReconstructSettings
 from gem3d.assess import sphere_mask
 from gem3d.fit.image_loss import ImageLoss
-from gem3d.fit.images import TrainingSet, fit_images
+from gem3d.fit.images import ImageTraining, TrainingSet
 from gem3d.fit.methods import FromImages
 from gem3d.fit.observations import Observations
 from gem3d.gaussians import initialise_random
@@ -51,17 +51,17 @@ def main(folder: Path, n_gaussians: int, batch_size: int, n_images: int, out: Pa
         if done >= n_images:
             begun.append(time.perf_counter())
 
-    fit_images(
-        start,
-        observations,
-        loss,
-        rows,
-        None,
-        pixel_size_A,
+    ImageTraining(
+        start=start,
+        observations=observations,
+        loss=loss,
+        images=rows,
+        judge=None,
+        voxel_size_A=pixel_size_A,
         epochs=2,
         batch_size=batch_size,
         progress=progress,
-    )
+    ).run()
     seconds = time.perf_counter() - begun[0]
     found = {"images_per_second": n_images / seconds, "peak_GB": peak_memory_GB()}
     out.write_text(json.dumps(found))

@@ -61,11 +61,6 @@ def rows_of(out: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    return simulate(packaged_structure(), tmp_path_factory.mktemp("set"), 300, BOX, PIXEL_A, 5.0, seed=1)
-
-
-@pytest.fixture(scope="module")
 def finished(made: Simulation, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run that several tests look at."""
     out = tmp_path_factory.mktemp("runs") / "run"

@@ -21,8 +21,7 @@ from gem3d.gaussians import load_gaussians
 from gem3d.maps import read_map
 from gem3d.particles import write_relion_star
 from gem3d.run_directory import CHECKPOINTS, RESULTS
-from gem3d.simulate import Simulation, simulate
-from gem3d.structures import packaged_structure
+from gem3d.simulate import Simulation
 
 BOX, PIXEL_A = 32, 6.6
 OPTIONS = ("--fit", "images", "--threads", "1", "--gaussians", "300", "--epochs", "40", "--quiet")
@@ -42,11 +41,6 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def results_of(out: Path) -> dict[str, bytes]:
     """Every result but the one that holds times."""
     return {name: (out / name).read_bytes() for name in RESULTS if name != "summary.json"}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
-    return simulate(packaged_structure(), tmp_path_factory.mktemp("set"), 300, BOX, PIXEL_A, 5.0, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,7 @@ def _reconstruct(
     if not kernels_are_compiled():
         reporter.say("first run here: kernels are compiled once, which takes up to half a minute")
 
-    linear_maps, method_of = _read_images(observations, halves, last_shell, settings, reporter)
+    linear_maps, method = _read_images(observations, halves, last_shell, settings, checkpoints, reporter)
     # Every image has been read: from here on there will be new results.
     if not checkpoints.going_on:
         run_directory.remove_results(out)
@@ -126,8 +125,6 @@ def _reconstruct(
     linear = (linear_maps[0].values, linear_maps[1].values)
     coverage = np.minimum(linear_maps[0].coverage, linear_maps[1].coverage)
 
-    method = method_of(checkpoints)
-    del method_of
     fits, half_maps = _fit_halves(method, linear, diameter_A, out, settings, reporter)
     with reporter.stage("fit final map", method.final_unit) as report:
         final = method.fit_final(fits, report)
@@ -195,9 +192,10 @@ def _read_images(
     halves: NDArray[np.int8],
     last_shell: int,
     settings: ReconstructSettings,
+    checkpoints: RunCheckpoints,
     reporter: Reporter,
-) -> tuple[list[LinearMap], Callable[[RunCheckpoints], Method]]:
-    """Linear maps of both halves, and what makes the method that fits them, with all that it keeps of the images."""
+) -> tuple[list[LinearMap], Method]:
+    """Linear maps of both halves, and the method that fits them, with all that it keeps of the images."""
     shapes = Shapes(rotations=settings.freeze != "rotations", isotropic=settings.isotropic)
     seed = settings.seed
     if settings.fit == "volume":
@@ -205,7 +203,7 @@ def _read_images(
             sets = accumulate(observations, halves, seed=seed, radius=last_shell, progress=report)
         with reporter.stage("linear maps"):
             maps = [half.linear_map() for half in sets]
-        return maps, lambda checkpoints: FromEquations(sets, shapes)
+        return maps, FromEquations(sets, shapes)
 
     # Of the particles trained on, only the linear map is needed: one half after the other takes less memory.
     maps, held_out, noise_power = [], [], []
@@ -219,7 +217,7 @@ def _read_images(
             noise_power.append(half.noise_power)
             del half
     epochs = None if settings.epochs == "auto" else settings.epochs
-    return maps, lambda checkpoints: FromImages(
+    return maps, FromImages(
         held_out,
         noise_power,
         shapes,

@@ -6,6 +6,7 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,21 @@ class RunCheckpoints:
         threads: int,
     ) -> None:
         self.folder = out / run_directory.CHECKPOINTS
-        chosen = json.loads(json.dumps(asdict(settings), default=str))
-        self._run = {
-            "gem3d": gem3d.__version__,
-            "particles": _digest(particles),
-            **{name: value for name, value in chosen.items() if name not in INDIFFERENT},
-        }
+        self._particles, self._settings = particles, settings
         self._threads = threads
         self.going_on = settings.resume and (self.folder / RUN).exists()
         if self.going_on:
             self._compare()
+
+    @cached_property
+    def _run(self) -> dict[str, Any]:
+        """What makes the run this one and no other; every particle goes into it, so only runs that need it ask."""
+        chosen = json.loads(json.dumps(asdict(self._settings), default=str))
+        return {
+            "gem3d": gem3d.__version__,
+            "particles": _digest(self._particles),
+            **{name: value for name, value in chosen.items() if name not in INDIFFERENT},
+        }
 
     def stage(self, name: str) -> Path:
         """File for the checkpoint of one stage."""

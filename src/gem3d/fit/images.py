@@ -80,51 +80,19 @@ def epochs_for(n_images: int, batch_size: int = BATCH_SIZE) -> int:
     return max(EPOCHS, math.ceil(FEWEST_STEPS / max(1, math.ceil(n_images / batch_size))))
 
 
-def fit_images(
-    start: Gaussians,
-    observations: Observations,
-    loss: ImageLoss,
-    images: TrainingSet,
-    judge: NormalOperator | None,
-    voxel_size_A: float,
-    *,
-    epochs: int,
-    batch_size: int = BATCH_SIZE,
-    shapes: Shapes = Shapes(),  # noqa: B008
-    checkpoint: Checkpoint | None = None,
-    progress: Progress | None = None,
-    watch: Watch | None = None,
-) -> Fit:
-    """Fit Gaussians to images, from `start`, or from where the checkpoint stands.
+@dataclass(kw_only=True)
+class ImageTraining:
+    """A fit of Gaussians to images.
 
     Parameters
     ----------
+    start: where it begins, unless the checkpoint stands further on.
     judge: operator of the held-out images; None where there are none.
     voxel_size_A: of the coarsest grid that carries the images' frequencies: the unit of steps and smallest scales.
     epochs: at most; the last takes in the held-out images.
     checkpoint: written now and then, and at the end.
     progress: called with (images done, images expected, what the last evaluation found).
-    watch: called with the Gaussians and their held-out loss per particle as they are judged.
     """
-    return _Training(
-        start,
-        observations,
-        loss,
-        images,
-        judge,
-        voxel_size_A,
-        epochs,
-        batch_size,
-        shapes,
-        checkpoint,
-        progress,
-        watch,
-    ).run()
-
-
-@dataclass
-class _Training:
-    """The parts of one training, and its loop."""
 
     start: Gaussians
     observations: Observations
@@ -133,11 +101,11 @@ class _Training:
     judge: NormalOperator | None
     voxel_size_A: float
     epochs: int
-    batch_size: int
-    shapes: Shapes
-    checkpoint: Checkpoint | None
-    progress: Progress | None
-    watch: Watch | None
+    batch_size: int = BATCH_SIZE
+    shapes: Shapes = Shapes()  # noqa: RUF009
+    checkpoint: Checkpoint | None = None
+    progress: Progress | None = None
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         descent = Descent(self.start, self.voxel_size_A, STEP_SIZES, BETAS, self.shapes)
@@ -146,6 +114,7 @@ class _Training:
         self.seconds, self.seen = time.perf_counter(), 0
 
     def run(self) -> Fit:
+        """Train to the end."""
         state = self.state
         if not self.restored():
             self.evaluate()

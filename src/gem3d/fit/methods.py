@@ -14,7 +14,7 @@ from gem3d.fit.accumulate import HalfSet, is_held_out
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Shapes
 from gem3d.fit.image_loss import ImageLoss
-from gem3d.fit.images import TrainingSet, epochs_for, fit_images
+from gem3d.fit.images import ImageTraining, TrainingSet, epochs_for
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.observations import Observations
 from gem3d.fit.operator import NormalOperator
@@ -128,19 +128,19 @@ class FromImages:
         images = TrainingSet(self._rows[mine], self._is_held_out[mine], (self._seed, number))
         held_out = self.held_out[number - 1]
         grid = grid_of(held_out, start.support_A)
-        return fit_images(
-            start.gaussians,
-            self._observations,
-            ImageLoss(self._observations, self._noise[number - 1], held_out.radius),
-            images,
-            NormalOperator(held_out, grid) if held_out.n_particles > 0 else None,
-            grid.voxel_size_A,
+        return ImageTraining(
+            start=start.gaussians,
+            observations=self._observations,
+            loss=ImageLoss(self._observations, self._noise[number - 1], held_out.radius),
+            images=images,
+            judge=NormalOperator(held_out, grid) if held_out.n_particles > 0 else None,
+            voxel_size_A=grid.voxel_size_A,
             epochs=self._epochs or epochs_for(len(images.training)),
             shapes=self._shapes,
             checkpoint=Checkpoint(self._checkpoint_of(f"half{number}")),
             progress=report,
             watch=watch,
-        )
+        ).run()
 
     def fit_final(self, fits: tuple[Fit, Fit], report: Progress) -> Fit:
         # Two more epochs from here over all images take nearly as long as the halves, and gain in the last shells

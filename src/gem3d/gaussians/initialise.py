@@ -59,8 +59,7 @@ def initialise_random(
 ) -> Gaussians:
     """Centres at random inside a mask, equal masses; other parameters as for a start from a map.
 
-    The paper starts at random too. From a sphere, a long particle
-    is far from filled when training ends.
+    The paper starts at random too. From a sphere, a long particle is far from filled when training ends.
     """
     density = np.asarray(mask * (total_mass / (mask.sum() * voxel_size_A**3)), dtype=np.float32)
     return initialise_from_map(density, voxel_size_A, n_gaussians, rng, min_scale_A, scale_per_spacing)

@@ -1,0 +1,12 @@
+"""What several test modules start from."""
+
+import pytest
+
+from gem3d.simulate import Simulation, simulate
+from gem3d.structures import packaged_structure
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
+    """300 images of 32 px of 6.6 A, bright; a test that changes them works on a copy."""
+    return simulate(packaged_structure(), tmp_path_factory.mktemp("set"), 300, 32, 6.6, 5.0, seed=1)
