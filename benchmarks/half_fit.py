@@ -18,7 +18,7 @@ from gem3d.fit.observations import Observations
 from gem3d.fit.result import Fit, Watch
 from gem3d.fit.start import start_of_half
 from gem3d.inputs import BACKGROUND_DIAMETER_BOXES, find_images
-from gem3d.runtime import set_threads
+from gem3d.threads import set_threads
 
 
 class HalfOne:

@@ -23,7 +23,7 @@ from gem3d.kernels.project.reference import project_reference
 from gem3d.kernels.voxelize import cpu as voxelize_cpu
 from gem3d.kernels.voxelize import reference as voxelize_reference
 from gem3d.kernels.voxelize import voxelize
-from gem3d.runtime import set_threads
+from gem3d.threads import set_threads
 from registry import Measurement, benchmark
 
 TABLE = "Kernels, ns per sample"

@@ -21,7 +21,8 @@ from gem3d.fit.methods import FromImages
 from gem3d.fit.observations import Observations
 from gem3d.gaussians import initialise_random
 from gem3d.inputs import find_images
-from gem3d.runtime import available_threads, peak_memory_GB, set_threads
+from gem3d.runtime import peak_memory_GB
+from gem3d.threads import available_threads, set_threads
 
 # The particle of the benchmarks fills a ball of this radius.
 RADIUS_A = 62.0

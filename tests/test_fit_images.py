@@ -31,7 +31,7 @@ from gem3d.kernels.project import project
 from gem3d.kernels.project.reference import project_reference
 from gem3d.optics import contrast_transfer_function
 from gem3d.particles import ImageBatch
-from gem3d.runtime import set_threads
+from gem3d.threads import set_threads
 
 PIXEL_A = 2.0
 

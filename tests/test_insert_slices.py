@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 from gem3d.kernels import insert_slices as kernel
 from gem3d.kernels.insert_slices import reference
 from gem3d.optics import contrast_transfer_function
+from gem3d.threads import available_threads, set_threads
 
 
 def random_rotations(n, seed=0):
@@ -59,17 +60,14 @@ def test_insertion_equals_reference(radius):
 
 
 def test_result_does_not_depend_on_the_number_of_threads():
-    import numba
-
     weighted = torch.randn(6, 31, 16, 3, generator=torch.Generator().manual_seed(2))
     results = []
-    before = numba.get_num_threads()
-    for n_threads in (1, numba.config.NUMBA_NUM_THREADS):
-        numba.set_num_threads(n_threads)
+    for n_threads in (1, 3):
+        set_threads(n_threads)
         accumulator = torch.zeros(kernel.accumulator_shape(15))
         kernel.insert_slices(accumulator, weighted, random_rotations(6))
         results.append(accumulator)
-    numba.set_num_threads(before)
+    set_threads(available_threads())
     assert torch.equal(results[0], results[1])
 
 

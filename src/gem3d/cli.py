@@ -304,7 +304,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _use_threads(n_threads: int) -> None:
     from gem3d.errors import SettingsError
-    from gem3d.runtime import available_threads, set_threads
+    from gem3d.threads import available_threads, set_threads
 
     if n_threads < 0:
         raise SettingsError(f"--threads {n_threads}: give a positive number, or 0 for all cores")

@@ -12,10 +12,10 @@ from gem3d.errors import SettingsError
 from gem3d.maps import read_map
 from gem3d.progress import Reporter
 from gem3d.reconstruct import Reconstruction, reconstruct
-from gem3d.runtime import available_threads, set_threads
 from gem3d.settings import ReconstructSettings
 from gem3d.simulate import simulate
 from gem3d.structures import packaged_structure
+from gem3d.threads import available_threads, set_threads
 
 BOX_WIDTH_A = 211.2
 # Low enough, and fading as real images do, that the resolution ends before Nyquist.

@@ -38,9 +38,10 @@ from gem3d.inputs import background_diameter_A, find_images, last_shell_of, meas
 from gem3d.maps import write_map
 from gem3d.progress import Reporter
 from gem3d.resume import RunCheckpoints
-from gem3d.runtime import available_threads, kernels_are_compiled, set_threads
+from gem3d.runtime import kernels_are_compiled
 from gem3d.settings import ReconstructSettings
 from gem3d.summary import describe_rounds, log_start, summarise
+from gem3d.threads import available_threads, set_threads
 
 # Share of a shell's Fourier voxels below which the map has gaps worth a warning.
 LEAST_COVERAGE = 0.9

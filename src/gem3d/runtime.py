@@ -1,4 +1,4 @@
-"""The process around the computation: threads, the cache of compiled kernels, peak memory."""
+"""The process around the computation: what libraries read from it, the cache of compiled kernels, peak memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 
 def tune_libraries() -> None:
-    """Set what torch and numba read from the environment; must run before they are imported.
+    """Set what torch reads from the environment; must run before it is imported.
 
-    torch and numba keep a pool of threads each. By default an idle OpenMP thread spins on its core for a while, just
-    when the other pool needs it. And torch's large arrays come in fresh pages of 4 kB, each a fault to the kernel:
-    with huge pages the system time of a whole reconstruction falls to half (17 to 8 s on 2 cores).
+    By default an idle OpenMP thread spins on its core for a while, just when a thread of our kernels needs it
+    (`gem3d.threads`). And torch's large arrays come in fresh pages of 4 kB, each a fault to the kernel: with huge
+    pages the system time of a whole reconstruction falls to half (17 to 8 s on 2 cores).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -42,22 +42,6 @@ def choose_kernel_cache() -> None:
 def kernels_are_compiled() -> bool:
     """Whether an earlier run has left compiled kernels in the cache."""
     return any(Path(os.environ.get("NUMBA_CACHE_DIR", ".")).rglob("*.nbi"))
-
-
-def available_threads() -> int:
-    """Number of cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def set_threads(n_threads: int) -> None:
-    """Bound the threads of both torch and numba; the two never compute at the same time."""
-    import numba
-    import torch
-
-    torch.set_num_threads(n_threads)
-    numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))
 
 
 def peak_memory_GB() -> float:

@@ -11,13 +11,14 @@ from typing import Protocol
 import numpy as np
 import scipy.fft
 import torch
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
 
 from gem3d.errors import MapError
 from gem3d.kernels.project import project
 from gem3d.kernels.voxelize import voxelize
 from gem3d.maps import Map
+from gem3d.threads import in_shares
 
 OVERSAMPLING = 1.5
 MIN_FOOTPRINT_PX2 = 0.25
@@ -150,7 +151,16 @@ class SliceModel:
 
     def transforms(self, rotations: NDArray[np.float64], shifts_px: NDArray[np.float64]) -> torch.Tensor:
         slices = np.zeros((len(rotations), *self._mask.shape), dtype=np.complex64)
-        _central_slices(self._transform, rotations, self._ky, self._kx, self._mask, slices)
+        in_shares(
+            _central_slices,
+            len(rotations),
+            self._transform,
+            rotations,
+            self._ky,
+            self._kx,
+            self._mask,
+            slices,
+        )
         # exp(-2 pi i k.t) moves content by +t; the centre goes to index D//2.
         position = torch.tensor((shifts_px + self.size // 2) / self.size)
         phase_x = torch.exp(-2j * np.pi * position[:, 0, None] * torch.tensor(self._kx))
@@ -200,8 +210,10 @@ def _kernel_transform(position: NDArray[np.float64]) -> NDArray[np.float64]:
     return transform
 
 
-@njit(parallel=True, cache=True)
+@njit(nogil=True, cache=True)
 def _central_slices(
+    begin: int,
+    end: int,
     transform: NDArray[np.complex64],
     rotations: NDArray[np.float64],
     ky: NDArray[np.float64],
@@ -212,7 +224,7 @@ def _central_slices(
     """Sample the transform at A^T (kx, ky, 0); zero beyond the padded grid's own frequencies."""
     size = transform.shape[0]
     limit = size / 2
-    for b in prange(len(rotations)):
+    for b in range(begin, end):
         a = rotations[b]
         weights = np.empty((3, KERNEL_WIDTH))
         first = np.empty(3, dtype=np.int64)

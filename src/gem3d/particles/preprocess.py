@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gem3d.errors import ImageStackError, SettingsError
 from gem3d.particles.image_names import describe_particle
 from gem3d.particles.particles import Particles
+from gem3d.threads import in_shares
 
 NORMALISED, CONSTANT_BACKGROUND, NOT_FINITE = 0, 1, 2
 _LARGEST = np.finfo(np.float64).max
@@ -21,7 +22,7 @@ _FASTMATH = {"reassoc", "contract", "nsz"}
 
 
 def normalise_background(images: NDArray[np.float32], radius_px: float) -> NDArray[np.uint8]:
-    """Give each image's background mean 0 and standard deviation 1, in place, on numba's threads.
+    """Give each image's background mean 0 and standard deviation 1, in place.
 
     The background is what lies farther than `radius_px` from pixel (n//2, n//2).
 
@@ -41,7 +42,7 @@ def normalise_background(images: NDArray[np.float32], radius_px: float) -> NDArr
         raise ValueError(f"images must be C-contiguous (b, D, D), got {images.shape}")
     inside = _inside(images.shape[1], float(radius_px))
     status = np.zeros(len(images), np.uint8)
-    _normalise(images, inside, status)
+    in_shares(_normalise, len(images), images, inside, status)
     return status
 
 
@@ -81,11 +82,11 @@ def _inside(box_size_px: int, radius_px: float) -> NDArray[np.int64]:
     return np.stack([first, first + inside.sum(axis=1)], axis=1)
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_FASTMATH)
-def _normalise(images, inside, status):  # type: ignore[no-untyped-def]
-    n_images, box, _ = images.shape
+@numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)
+def _normalise(begin_image, end_image, images, inside, status):  # type: ignore[no-untyped-def]
+    box = images.shape[1]
     count = box * box - (inside[:, 1] - inside[:, 0]).sum()
-    for i in numba.prange(n_images):
+    for i in range(begin_image, end_image):
         image = images[i]
         # One pass for both moments, in double precision and from an origin inside the data, which keeps
         # sum(d^2) - sum(d)^2 / n from cancelling when the mean is large.

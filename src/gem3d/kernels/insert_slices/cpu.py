@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.kernels.insert_slices.reference import PADDING
+from gem3d.threads import in_shares
 
 PLANES_PER_SLAB = 16
 
@@ -38,16 +39,11 @@ def _sin_pi(g):  # type: ignore[no-untyped-def]
     return f * p * (np.float32(1.0) - np.float32(2.0) * np.float32(odd))
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
-def weigh_slices(transforms, coefficients, shifts_px, sample_weight, out):  # type: ignore[no-untyped-def]
-    """See `reference.weigh_slices`.
-
-    `transforms` `(b, D, D//2 + 1, 2)` float32 (real, imaginary); `coefficients` `(b, 7)` float32 of the CTF per
-    Fourier pixel, the phase in half turns, or shape `(b, 0)` for no CTF; `out` `(b, 2 radius + 1, radius + 1, 3)`.
-    """
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _weigh_slices(begin, end, transforms, coefficients, shifts_px, sample_weight, out):  # type: ignore[no-untyped-def]
     box_size = transforms.shape[1]
     radius = sample_weight.shape[1] - 1
-    for b in numba.prange(transforms.shape[0]):
+    for b in range(begin, end):
         phase_x = np.empty((2, radius + 1), np.float32)
         step_x = 2 * math.pi / box_size * (shifts_px[b, 0] + box_size // 2)
         for i in range(radius + 1):
@@ -121,8 +117,8 @@ def _belongs(i, sign, x, dx, z, dz, slab_first, slab_last):  # type: ignore[no-u
     return (px > 0 or (px == 0 and sign > 0)) and slab_first <= pz < slab_last
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
-def _insert_slabs(flat, extent, weighted, rotations, row_length, slabs):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _insert_slabs(begin, end, flat, extent, weighted, rotations, row_length, slabs):  # type: ignore[no-untyped-def]
     """Insert the samples whose floor(z) lies in one of the given slabs.
 
     `flat` is the accumulator as one dimension: views of its rows would cost more than the additions.
@@ -132,7 +128,7 @@ def _insert_slabs(flat, extent, weighted, rotations, row_length, slabs):  # type
     in_plane = in_row * (2 * extent + 1)
     centre = extent * in_plane + extent * in_row
     one = np.float32(1.0)
-    for s in numba.prange(len(slabs)):
+    for s in range(begin, end):
         fraction = np.empty((3, radius + 1), np.float32)
         cells = np.empty(radius + 1, np.int64)
         slab_first = slabs[s] * PLANES_PER_SLAB - extent
@@ -193,6 +189,24 @@ def _insert_slabs(flat, extent, weighted, rotations, row_length, slabs):  # type
                         _add_pair(flat, cell + in_plane + in_row, a11, fx, re, im, w)
 
 
+def weigh_slices(
+    transforms: NDArray[np.float32],
+    coefficients: NDArray[np.float32],
+    shifts_px: NDArray[np.float64],
+    sample_weight: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None:
+    """See `reference.weigh_slices`.
+
+    Parameters
+    ----------
+    transforms: `(b, D, D//2 + 1, 2)`, real and imaginary.
+    coefficients: `(b, 7)` of the CTF per Fourier pixel, the phase in half turns, or shape `(b, 0)` for no CTF.
+    out: `(b, 2 radius + 1, radius + 1, 3)`.
+    """
+    in_shares(_weigh_slices, len(transforms), transforms, coefficients, shifts_px, sample_weight, out)
+
+
 def insert_slices(
     accumulator: NDArray[np.float32], weighted: NDArray[np.float32], rotations: NDArray[np.float64]
 ) -> None:
@@ -203,4 +217,4 @@ def insert_slices(
     slabs = np.arange(-(-(accumulator.shape[0] - 1) // PLANES_PER_SLAB))
     flat, extent = accumulator.reshape(-1), accumulator.shape[2] - 1
     for colour in (slabs[::2], slabs[1::2]):
-        _insert_slabs(flat, extent, weighted, rotations, row_length, colour)
+        in_shares(_insert_slabs, len(colour), flat, extent, weighted, rotations, row_length, colour)

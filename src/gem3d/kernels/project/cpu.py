@@ -21,8 +21,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from numpy.typing import NDArray
+
+from gem3d.threads import in_shares
 
 Float32Array: TypeAlias = NDArray[np.float32]
 Scalar: TypeAlias = Any  # float32 or float64, as numba infers
@@ -35,8 +37,10 @@ BLOCK = 16
 OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "reassoc", "nsz", "arcp", "afn"},
     "error_model": "numpy",
+    "nogil": True,
     "cache": True,
 }
+INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
 F32 = np.float32
 LOG2_E = F32(math.log2(math.e))
 
@@ -62,7 +66,9 @@ def project_forward_cpu(
 ) -> torch.Tensor:
     """Images `(b, D, D)` of float32 arguments already checked; see `gem3d.kernels.project.project`."""
     images = torch.empty((len(rotations), box_size, box_size), dtype=torch.float32)
-    _project_images(
+    in_shares(
+        _project_images,
+        len(images),
         _in_groups(amplitudes, means, covariances).numpy(),
         _as_numpy(rotations),
         _as_numpy(shifts_px),
@@ -85,7 +91,9 @@ def project_backward_cpu(
     groups = _in_groups(amplitudes, means, covariances)
     of_groups = torch.zeros_like(groups)
     of_poses = torch.zeros(len(groups), len(rotations), 8)
-    _project_gradients(
+    in_shares(
+        _project_gradients,
+        len(groups),
         groups.numpy(),
         _as_numpy(rotations),
         _as_numpy(shifts_px),
@@ -122,8 +130,10 @@ def _as_numpy(tensor: torch.Tensor) -> Float32Array:
     return array
 
 
-@njit(parallel=True, **OPTIONS)
+@njit(**OPTIONS)
 def _project_images(
+    begin: int,
+    end: int,
     groups: Float32Array,
     rotations: Float32Array,
     shifts_px: Float32Array,
@@ -131,7 +141,7 @@ def _project_images(
     images: Float32Array,
 ) -> None:
     size = images.shape[1]
-    for b in prange(images.shape[0]):
+    for b in range(begin, end):
         padded = np.zeros((size, size + BLOCK), dtype=np.float32)
         projected = np.empty(N_PROJECTED * LANES, dtype=np.float32)
         for g in range(groups.shape[0]):
@@ -142,8 +152,10 @@ def _project_images(
         images[b] = padded[:, :size]
 
 
-@njit(parallel=True, **OPTIONS)
+@njit(**OPTIONS)
 def _project_gradients(
+    begin: int,
+    end: int,
     groups: Float32Array,
     rotations: Float32Array,
     shifts_px: Float32Array,
@@ -153,7 +165,7 @@ def _project_gradients(
     grad_poses: Float32Array,
 ) -> None:
     """`grad_poses` `(groups, b, 8)`: two rows of the rotation, then the shift, as far as each group contributes."""
-    for g in prange(groups.shape[0]):
+    for g in range(begin, end):
         projected = np.empty(N_PROJECTED * LANES, dtype=np.float32)
         columns = np.empty(3 * BLOCK, dtype=np.float32)
         for b in range(padded.shape[0]):
@@ -164,7 +176,7 @@ def _project_gradients(
             _carry_back(groups[g], projected, rotations[b], grad_groups[g], grad_poses[g, b])
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _project_group(
     group: Float32Array,
     rotation: Float32Array,
@@ -222,7 +234,7 @@ def _span(centre: Scalar, below: Scalar, above: Scalar, size: int) -> tuple[int,
     return math.ceil(max(centre - below, F32(0))), math.floor(min(centre + above, F32(size - 1))) + 1
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _rows(p: Float32Array, j: int, first: int, limit: Scalar, size: int) -> tuple[int, int]:
     """First row, and the one after the last, of the ellipse's part in the block that begins at column `first`."""
     n = LANES
@@ -249,7 +261,7 @@ def _exponent(p: Float32Array, j: int) -> tuple[Scalar, Scalar, Scalar]:
     return half * p[PXX * LANES + j], -LOG2_E * p[PXY * LANES + j], half * p[PYY * LANES + j]
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _add_gaussian(padded: Float32Array, mass: Scalar, p: Float32Array, j: int, limit: Scalar) -> None:
     """Add Gaussian `j` of a projected group to an image that is wider than high by `BLOCK` spare columns."""
     size, n = padded.shape[0], LANES
@@ -288,7 +300,7 @@ def _add_block(
             pixels[i] += peak * _exp2_of_negative(constant + dx * (linear + cx * dx))
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _moments(padded: Float32Array, p: Float32Array, j: int, limit: Scalar, columns: Float32Array) -> None:
     """Sums over the pixels of `_add_gaussian`, into `M0` to `MXY` of Gaussian `j`; `columns` is memory to work in."""
     size, n = padded.shape[0], LANES
@@ -347,7 +359,7 @@ def _add_moments(
     p[MXY * n + j] += height * mxy
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _carry_back(
     group: Float32Array, p: Float32Array, r: Float32Array, grad_group: Float32Array, grad_pose: Float32Array
 ) -> None:

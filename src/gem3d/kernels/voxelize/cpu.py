@@ -17,6 +17,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from gem3d.threads import in_shares
+
 PLANES_PER_SLAB = 4
 
 # Mahalanobis radius at which a Gaussian is cut: exp(-4.0^2 / 2) = 3.4e-4 of its peak, 1.1e-3 of its mass.
@@ -26,7 +28,7 @@ CUTOFF = 4.0
 LANES = 16
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=True, forceinline=True)
 def _shape_of(covariance, cutoff):  # type: ignore[no-untyped-def]
     """Precision matrix (xx, yy, zz, xy, xz, yz), determinant and half widths of the cut ellipsoid's box."""
     xx, yy, zz, xy, xz, yz = covariance
@@ -122,11 +124,11 @@ def _row_moments(row, first, count, u, c, b2, p, limit):  # type: ignore[no-unty
     return s0, s1, s2
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
-def _forward(amplitudes, means, covariances, cutoff, offsets, members, volume):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _forward(begin, end, amplitudes, means, covariances, cutoff, offsets, members, volume):  # type: ignore[no-untyped-def]
     nz, ny, nx = volume.shape
     limit = cutoff * cutoff
-    for slab in numba.prange(len(offsets) - 1):
+    for slab in range(begin, end):
         slab_first = slab * PLANES_PER_SLAB
         slab_last = min(nz, slab_first + PLANES_PER_SLAB)
         volume[slab_first:slab_last] = 0
@@ -158,11 +160,11 @@ def _forward(amplitudes, means, covariances, cutoff, offsets, members, volume): 
                         _add_row(volume[z, y], first, last - first, u, peak, c, b2, pxx, limit)
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
-def _backward(amplitudes, means, covariances, cutoff, gradient, grad_a, grad_mean, grad_cov):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _backward(begin, end, amplitudes, means, covariances, cutoff, gradient, grad_a, grad_mean, grad_cov):  # type: ignore[no-untyped-def]
     nz, ny, nx = gradient.shape
     limit = cutoff * cutoff
-    for j in numba.prange(len(amplitudes)):
+    for j in range(begin, end):
         (pxx, pyy, pzz, pxy, pxz, pyz), det, half = _shape_of(covariances[j], cutoff)
         unit_peak = np.float32(1.0) / math.sqrt(det * np.float32(248.05021344239853))  # (2 pi)^3
         mx, my, mz = means[j]
@@ -241,7 +243,7 @@ def forward(
     volume = np.empty(shape, np.float32)
     cutoff = np.float32(CUTOFF)
     offsets, members = _gaussians_of_slabs(means, covariances, cutoff, shape[0])
-    _forward(amplitudes, means, covariances, cutoff, offsets, members, volume)
+    in_shares(_forward, len(offsets) - 1, amplitudes, means, covariances, cutoff, offsets, members, volume)
     return volume
 
 
@@ -253,5 +255,7 @@ def backward(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Gradients with respect to amplitudes, means and covariances, given that with respect to the volume."""
     grads = (np.empty_like(amplitudes), np.empty_like(means), np.empty_like(covariances))
-    _backward(amplitudes, means, covariances, np.float32(CUTOFF), gradient, *grads)
+    in_shares(
+        _backward, len(amplitudes), amplitudes, means, covariances, np.float32(CUTOFF), gradient, *grads
+    )
     return grads
