@@ -16,9 +16,10 @@ import torch
 from gem3d import ReconstructSettings
 from gem3d.assess import sphere_mask
 from gem3d.fit.image_loss import ImageLoss
-from gem3d.fit.images import ImageTraining, TrainingSet
+from gem3d.fit.images import ImageTraining
 from gem3d.fit.methods import FromImages
 from gem3d.fit.observations import Observations
+from gem3d.fit.training_set import TrainingSet
 from gem3d.gaussians import initialise_random
 from gem3d.inputs import find_images
 from gem3d.runtime import peak_memory_GB
@@ -45,7 +46,7 @@ def main(folder: Path, n_gaussians: int, batch_size: int, n_images: int, out: Pa
     )
     last = (box - 1) // 2
     loss = ImageLoss(observations, torch.full((last + 1,), float(box * box)), last)
-    rows = TrainingSet(np.arange(n_images), np.zeros(n_images, dtype=bool), (0, 1))
+    rows = TrainingSet(np.arange(n_images), np.zeros(n_images, dtype=bool), (0, 1), smallest_block=batch_size)
     begun: list[float] = []
 
     def progress(done: int, total: int, note: str) -> None:
@@ -60,7 +61,6 @@ def main(folder: Path, n_gaussians: int, batch_size: int, n_images: int, out: Pa
         judge=None,
         voxel_size_A=pixel_size_A,
         epochs=2,
-        batch_size=batch_size,
         progress=progress,
     ).run()
     seconds = time.perf_counter() - begun[0]

@@ -21,7 +21,7 @@ def test_equals_torch():
             group["lr"] = rate * lr
         for tensors in (ours, theirs):
             sum(((t - g) ** 4).sum() for t, g in zip(tensors, goals, strict=True)).backward()
-        adam.step(rate)
+        adam.step([rate, rate])
         peer.step()
         peer.zero_grad()
     for a, b in zip(ours, theirs, strict=True):
@@ -31,5 +31,5 @@ def test_equals_torch():
 
 def test_a_parameter_without_gradient_stays():
     kept = torch.ones(3, requires_grad=True)
-    Adam([kept], [0.1], (0.9, 0.99)).step()
+    Adam([kept], [0.1], (0.9, 0.99)).step([1.0])
     assert kept.detach().tolist() == pytest.approx([1.0] * 3)

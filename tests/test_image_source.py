@@ -138,6 +138,14 @@ def test_many_more_stacks_than_open_files(tmp_path):
     assert most < 140
 
 
+def test_batches_of_given_sizes(tmp_path):
+    images = random_images(9)
+    write_stack(tmp_path / "a.mrcs", images)
+    source, order, sizes = ImageSource(whole(tmp_path / "a.mrcs", 9)), np.arange(9)[::-1].copy(), [2, 4, 1, 2]
+    assert [len(batch.rows) for batch in source.batches(order, sizes)] == sizes
+    np.testing.assert_array_equal(everything(source, order, sizes), images[::-1])
+
+
 def test_memory_is_reused(tmp_path):
     write_stack(tmp_path / "a.mrcs", random_images(50))
     source = ImageSource(whole(tmp_path / "a.mrcs", 50))
@@ -177,8 +185,11 @@ def test_requests_that_make_no_sense(tmp_path):
     for order in ([5], [-1]):
         with pytest.raises(IndexError, match=r"0\.\.4"):
             source.batches(np.array(order), 1)
-    with pytest.raises(ValueError, match="batch size"):
-        source.batches(np.arange(5), 0)
+    for size in (0, [3, 0, 2]):
+        with pytest.raises(ValueError, match="positive batch size"):
+            source.batches(np.arange(5), size)
+    with pytest.raises(ValueError, match="add up to 4"):
+        source.batches(np.arange(5), [2, 2])
 
 
 def test_a_file_that_goes_while_it_is_read(tmp_path):

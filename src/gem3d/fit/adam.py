@@ -32,14 +32,17 @@ class Adam:
         self._n_steps = 0
 
     @torch.no_grad()
-    def step(self, rate: float = 1.0) -> None:
-        """One step, of `rate` times the step sizes; the gradients are cleared."""
+    def step(self, rates: Sequence[float]) -> None:
+        """One step, of `rates` times the step sizes; the gradients are cleared.
+
+        A parameter whose rate is 0 stays, and its gradient is taken note of.
+        """
         self._n_steps += 1
         beta1, beta2 = self._betas
         # The averages start at zero; this makes up for it.
         bias1, bias2 = 1 - beta1**self._n_steps, 1 - beta2**self._n_steps
-        for parameter, size, mean, mean_square in zip(
-            self._parameters, self._step_sizes, self._means, self._mean_squares, strict=True
+        for parameter, rate, size, mean, mean_square in zip(
+            self._parameters, rates, self._step_sizes, self._means, self._mean_squares, strict=True
         ):
             if parameter.grad is None:
                 continue

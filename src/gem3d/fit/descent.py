@@ -13,6 +13,7 @@ from gem3d.gaussians import Gaussians
 # Smallest standard deviation in voxels. Sharper Gaussians reach further towards Nyquist and alias more: the mass of
 # one of 0.5 voxels depends by 1.4 % on where it lies between the voxels, of 0.45 by 4 %.
 MIN_SCALE_VOXELS = 0.5
+_OF_SHAPES = ("log_scales", "quaternions")
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,19 @@ class Descent:
         }
         self.adam = Adam(list(trained.values()), [sizes_in_order[name] for name in trained], betas)
 
-    def step(self, rate: float) -> None:
-        """Move by the gradients gathered, at `rate` times the step sizes, and clear them."""
+    def step(self, rate: float, rate_of_shapes: float | None = None) -> None:
+        """Move by the gradients gathered, at `rate` times the step sizes, and clear them.
+
+        Parameters
+        ----------
+        rate_of_shapes: that of scales and rotations, if it is another.
+        """
+        of_shapes = rate if rate_of_shapes is None else rate_of_shapes
         if not self._shapes.rotations or self._shapes.isotropic:
             self.current.quaternions.grad = None
         of_scales = self.current.log_scales.grad
         if self._shapes.isotropic and of_scales is not None:
             of_scales.copy_(of_scales.mean(dim=1, keepdim=True).expand_as(of_scales))
-        self.adam.step(rate)
+        self.adam.step([of_shapes if name in _OF_SHAPES else rate for name in self.current.parameters])
         with torch.no_grad():
             self.current.log_scales.clamp_(min=self._min_log_scale)

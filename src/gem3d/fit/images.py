@@ -1,22 +1,20 @@
-"""Fitting Gaussians to the images themselves, batch by batch: the training that the GEM paper describes.
+"""Fitting Gaussians to the images themselves, block by block: the training that the GEM paper describes.
 
-Each step projects the Gaussians at the poses of a few images, multiplies by their CTFs, compares with them and moves
-every Gaussian along the gradient of that. The noise of a step is far larger than what it has to say (at SNR 0.01,
-batch 32: some twenty times); what counts is the sum of many. So the steps shrink as 1 / t, by which every image of
-every epoch weighs alike in the result, and what is judged and returned is an average over the last of them.
+Each step projects the Gaussians at the poses of a block of images, multiplies by their CTFs, compares with them and
+moves every Gaussian along the gradient of that. At SNR 0.01 the gradient of 32 images is nearly all noise. From the
+second epoch on it is refined by what every other block has said (`gem3d.fit.gradient_table`), which has the noise of
+the whole set only. Steps shrink as 1 / t, and what is judged and returned is an average over the last of them.
 
 The held-out particles are the judge, as they are of the volume fit; they join in the last epoch.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Descent, Shapes, StepSizes
@@ -25,59 +23,22 @@ from gem3d.fit.observations import Observations, transform
 from gem3d.fit.operator import NormalOperator
 from gem3d.fit.result import Fit, Progress, Round, Watch
 from gem3d.fit.stopping import BestSoFar
+from gem3d.fit.training_set import TrainingSet, batch_sizes
 from gem3d.fit.training_state import TrainingState
 from gem3d.fit.volume import voxelize_on
 from gem3d.gaussians import Gaussians
+from gem3d.particles import ImageBatch
 
-STEP_SIZES = StepSizes(centre_voxels=0.3, log_scale=0.012, quaternion=0.1, raw_mass=0.0375)
-BETAS = (0.9, 0.98)
+STEP_SIZES = StepSizes(centre_voxels=0.08, log_scale=0.008, quaternion=0.04, raw_mass=0.015)
+BETAS = (0.6, 0.98)
 DECAY_STEPS = 100.0
-BATCH_SIZE = 32
-EPOCHS = 5
-# A small set is gone through more often, until there have been so many steps.
-FEWEST_STEPS = 700
-# A batch holds so many groups of images that are neighbours in their file, which keeps reading sequential: at 128 px
-# a group is half a megabyte.
-NEIGHBOURS = 8
+# Shapes rest for this share of the steps, until gradients have little noise: from noisy ones they widen, which costs
+# the fine shells.
+SHAPES_REST = 0.36
 # The average is judged twice an epoch, but not more often than after so many steps. Training ends after so many
 # evaluations without a gain in held-out likelihood, or so many with next to none.
 EVALUATION_STEPS = 75
 PATIENCE, GAIN_WINDOW = 3, 4
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """The images of one fit.
-
-    Attributes
-    ----------
-    rows: `(n,)` particles in file order.
-    held_out: `(n,)` which of them judge, until the last epoch.
-    stream: seeds the order in which the images come.
-    """
-
-    rows: NDArray[np.int64]
-    held_out: NDArray[np.bool_]
-    stream: tuple[int, ...]
-
-    @property
-    def training(self) -> NDArray[np.int64]:
-        """Rows that are not held out."""
-        return self.rows[~self.held_out]
-
-    def order(self, epoch: int, *, with_held_out: bool) -> NDArray[np.int64]:
-        """Rows in the order of one epoch, groups of neighbours shuffled: a pure function of stream and epoch."""
-        rows = self.rows if with_held_out else self.training
-        rng = np.random.default_rng([*self.stream, epoch + 1])  # 0 would be the stream itself
-        group = (np.arange(len(rows)) + rng.integers(NEIGHBOURS)) // NEIGHBOURS
-        place = rng.permutation(len(rows) // NEIGHBOURS + 2)[group]
-        shuffled: NDArray[np.int64] = rows[np.argsort(place, kind="stable")]
-        return shuffled
-
-
-def epochs_for(n_images: int, batch_size: int = BATCH_SIZE) -> int:
-    """Epochs of a training, the last of which takes in the held-out images."""
-    return max(EPOCHS, math.ceil(FEWEST_STEPS / max(1, math.ceil(n_images / batch_size))))
 
 
 @dataclass(kw_only=True)
@@ -101,7 +62,6 @@ class ImageTraining:
     judge: NormalOperator | None
     voxel_size_A: float
     epochs: int
-    batch_size: int = BATCH_SIZE
     shapes: Shapes = Shapes()  # noqa: RUF009
     checkpoint: Checkpoint | None = None
     progress: Progress | None = None
@@ -109,7 +69,7 @@ class ImageTraining:
 
     def __post_init__(self) -> None:
         descent = Descent(self.start, self.voxel_size_A, STEP_SIZES, BETAS, self.shapes)
-        self.state = TrainingState.begin(descent, BestSoFar(PATIENCE, GAIN_WINDOW))
+        self.state = TrainingState.begin(descent, BestSoFar(PATIENCE, GAIN_WINDOW), len(self.images.blocks))
         self.note = ""
         self.seconds, self.seen = time.perf_counter(), 0
 
@@ -119,14 +79,14 @@ class ImageTraining:
         if not self.restored():
             self.evaluate()
         while state.epoch < self.epochs:
-            if state.best.finished and not self.folding:
-                state.epoch, state.batch = self.epochs - 1, 0
-            if self.folding and state.batch == 0:
+            if self.gains_nothing and not self.folding:
+                state.epoch, state.block = self.epochs - 1, 0
+            if self.folding and state.block == 0:
                 if state.loss_count > 0:
                     self.evaluate()  # the last steps may make the best average
                 state.fold()
             if self.run_epoch():
-                state.epoch, state.batch = state.epoch + 1, 0
+                state.epoch, state.block = state.epoch + 1, 0
         self.save()
         found = Round(len(self.start), state.steps, tuple(state.training_loss), tuple(state.best.losses))
         assert state.best.gaussians is not None
@@ -149,24 +109,41 @@ class ImageTraining:
 
     def run_epoch(self) -> bool:
         """What is left of the state's epoch; False if the held-out images end it before."""
-        state = self.state
-        order = self.images.order(state.epoch, with_held_out=self.folding)
-        every = max(EVALUATION_STEPS, -(-len(self.images.training) // self.batch_size) // 2)
-        for batch in self.observations.batches(order[state.batch * self.batch_size :], self.batch_size):
-            rows = torch.from_numpy(batch.rows)
-            loss = self.loss.backward(state.descent.current, rows, transform(batch.images))
+        state, images = self.state, self.images
+        order = images.order(state.epoch, with_held_out=self.folding)[state.block :]
+        blocks = [images.blocks[block] for block in order]
+        if not blocks:
+            return True
+        sizes = [size for rows in blocks for size in batch_sizes(rows)]
+        batches = self.observations.batches(np.concatenate(blocks), sizes)
+        every = max(EVALUATION_STEPS, -(-images.n_training_blocks // 2))
+        for block, rows in zip(order, blocks, strict=True):
+            loss = sum(self.backward(next(batches)) for _ in batch_sizes(rows))
             rate = 1 / (1 + state.steps / DECAY_STEPS)
-            state.step(rate, float(loss), len(rows))
+            state.step(int(block), loss, len(rows), rate, 0.0 if self.shapes_rest else rate)
             self.seen += len(rows)
             if not self.folding and state.steps % every == 0:
                 self.evaluate()
                 self.save()
-                if state.best.finished:
+                if self.gains_nothing:
                     return False
             self.report()
             if self.checkpoint is not None and self.checkpoint.due:
                 self.save()
         return True
+
+    def backward(self, batch: ImageBatch) -> float:
+        """Gather the gradient of some images' loss, and return the loss."""
+        rows, transforms = torch.from_numpy(batch.rows), transform(batch.images)
+        return float(self.loss.backward(self.state.descent.current, rows, transforms))
+
+    @property
+    def gains_nothing(self) -> bool:
+        return self.state.best.finished and not self.shapes_rest
+
+    @property
+    def shapes_rest(self) -> bool:
+        return self.state.steps < SHAPES_REST * self.images.n_training_blocks * self.epochs
 
     def evaluate(self) -> None:
         """Judge the average by the held-out images."""
@@ -186,9 +163,12 @@ class ImageTraining:
 
     def report(self) -> None:
         if self.progress is not None:
-            n, n_all = int((~self.images.held_out).sum()), len(self.images.rows)
-            of_epoch = min(self.batch_size * self.state.batch, n_all if self.folding else n)
-            self.progress(n * self.state.epoch + of_epoch, n * (self.epochs - 1) + n_all, self.note)
+            n, n_all = self.images.n_training, len(self.images.rows)
+            of_epoch, n_blocks = n, self.images.n_training_blocks
+            if self.folding:
+                of_epoch, n_blocks = n_all, len(self.images.blocks)
+            done = n * self.state.epoch + round(of_epoch * self.state.block / n_blocks)
+            self.progress(done, n * (self.epochs - 1) + n_all, self.note)
 
     def save(self) -> None:
         if self.checkpoint is not None:

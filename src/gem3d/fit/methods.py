@@ -14,12 +14,13 @@ from gem3d.fit.accumulate import HalfSet, is_held_out
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Shapes
 from gem3d.fit.image_loss import ImageLoss
-from gem3d.fit.images import ImageTraining, TrainingSet, epochs_for
+from gem3d.fit.images import ImageTraining
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.observations import Observations
 from gem3d.fit.operator import NormalOperator
 from gem3d.fit.result import Fit, Progress, Watch
 from gem3d.fit.start import Spread, Start, mean_of, support_around
+from gem3d.fit.training_set import TrainingSet
 from gem3d.fit.volume import fit_volume, grid_of
 from gem3d.particles import file_order
 
@@ -100,8 +101,8 @@ class FromImages:
     """
 
     unit, final_unit = "images", ""
-    # Wide Gaussians narrow slowly under noisy steps, and many small ones average the noise: docs/training.md.
-    spread = Spread(volume_per_gaussian_A3=27.0, voxels_per_gaussian=4.0, scale_per_spacing=0.36)
+    # Narrower than for the volume fit, since wide ones narrow slowly: docs/training.md.
+    spread = Spread(volume_per_gaussian_A3=80.0, voxels_per_gaussian=8.0, scale_per_spacing=0.355)
 
     def __init__(
         self,
@@ -135,7 +136,7 @@ class FromImages:
             images=images,
             judge=NormalOperator(held_out, grid) if held_out.n_particles > 0 else None,
             voxel_size_A=grid.voxel_size_A,
-            epochs=self._epochs or epochs_for(len(images.training)),
+            epochs=self._epochs or images.epochs,
             shapes=self._shapes,
             checkpoint=Checkpoint(self._checkpoint_of(f"half{number}")),
             progress=report,

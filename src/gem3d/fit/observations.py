@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +56,7 @@ class Observations:
         """Of the images."""
         return self.images.particles.pixel_size_A
 
-    def batches(self, rows: NDArray[np.int64], batch_size: int) -> Iterator[ImageBatch]:
+    def batches(self, rows: NDArray[np.int64], batch_size: int | Sequence[int]) -> Iterator[ImageBatch]:
         """Images in the given order, normalised if they are to be; valid until the next are asked for.
 
         Raises

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from gem3d.fit.descent import Descent
+from gem3d.fit.gradient_table import GradientTable
 from gem3d.fit.stopping import BestSoFar
 from gem3d.gaussians import Gaussians
 
 # Averages over the last 1 / (1 + AVERAGING) of the steps (polynomial decay, Shamir & Zhang 2013, ICML): the noise of
 # the last steps is gone from the average, and so is the start.
-AVERAGING = 4.0
+AVERAGING = 7.0
 
 
 @dataclass
@@ -28,7 +29,8 @@ class TrainingState:
     descent: the Gaussians on their way, with Adam's memory.
     average: of the Gaussians over the last steps; what is judged and returned.
     best: of the averages judged so far.
-    epoch, batch: the next to be done.
+    table: what each block of images has said.
+    epoch, block: the next to be done.
     steps: done so far, in all.
     training_loss: of the images seen since the evaluation before, at each evaluation.
     loss_sum, loss_count: of the images seen since the last evaluation.
@@ -37,29 +39,43 @@ class TrainingState:
     descent: Descent
     average: Gaussians
     best: BestSoFar
+    table: GradientTable
     epoch: int = 0
-    batch: int = 0
+    block: int = 0
     steps: int = 0
     training_loss: list[float] = field(default_factory=list)
     loss_sum: float = 0.0
     loss_count: int = 0
 
     @classmethod
-    def begin(cls, descent: Descent, best: BestSoFar) -> TrainingState:
+    def begin(cls, descent: Descent, best: BestSoFar, n_blocks: int) -> TrainingState:
         """Before the first step."""
-        return cls(descent, descent.current.detached(), best)
+        n_values = sum(parameter.numel() for parameter in descent.current.parameters.values())
+        return cls(descent, descent.current.detached(), best, GradientTable(n_blocks, n_values))
 
     @torch.no_grad()
-    def step(self, rate: float, loss: float, n_images: int) -> None:
-        """Move the Gaussians by the gradients gathered from some images, and their average after them."""
-        self.descent.step(rate)
+    def step(self, block: int, loss: float, n_images: int, rate: float, rate_of_shapes: float) -> None:
+        """Move the Gaussians by the gradient gathered from a block of images, and their average after them."""
+        self._refine_gradient(block)
+        self.descent.step(rate, rate_of_shapes)
         self.loss_sum += loss
         self.loss_count += n_images
         self.steps += 1
-        self.batch += 1
+        self.block += 1
         share = min(1.0, (1 + AVERAGING) / (self.steps + AVERAGING))
         for name, mean in self.average.parameters.items():
             mean.lerp_(self.descent.current.parameters[name], share)
+
+    def _refine_gradient(self, block: int) -> None:
+        """Replace the gradient of a block by what all blocks say."""
+        parameters = list(self.descent.current.parameters.values())
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        refined = self.table.enter(block, torch.cat([gradient.ravel() for gradient in gradients]))
+        if self.epoch == 0:
+            return  # the Gaussians move far, and what other blocks said is out of date at once
+        parts = torch.split(refined, [p.numel() for p in parameters])
+        for parameter, gradient in zip(parameters, parts, strict=True):
+            parameter.grad = gradient.view_as(parameter)
 
     def end_interval(self) -> None:
         """Take down the loss of the images seen since the last time."""
@@ -82,6 +98,7 @@ class TrainingState:
             "average": self.average.parameters,
             "best": {} if self.best.gaussians is None else self.best.gaussians.parameters,
             "adam": self.descent.adam.state(),
+            "table": {"latest": self.table.latest, "mean": self.table.mean, "met": self.table.met},
         }
         return {
             f"{group}.{name}": tensor.detach()
@@ -94,7 +111,7 @@ class TrainingState:
         return {
             "unit_mass": self.average.unit_mass,
             "epoch": self.epoch,
-            "batch": self.batch,
+            "block": self.block,
             "steps": self.steps,
             "training_loss": self.training_loss,
             "loss_sum": self.loss_sum,
@@ -127,7 +144,9 @@ class TrainingState:
         if "best" in groups:
             self.best.gaussians = self.average.replaced(groups["best"])
         self.descent.adam.restore(groups["adam"], numbers["steps"])
+        for name, tensor in groups["table"].items():
+            getattr(self.table, name).copy_(tensor)
         self.best.losses = list(numbers["held_out_loss"])
         self.training_loss = list(numbers["training_loss"])
-        for name in ("epoch", "batch", "steps", "loss_sum", "loss_count"):
+        for name in ("epoch", "block", "steps", "loss_sum", "loss_count"):
             setattr(self, name, numbers[name])

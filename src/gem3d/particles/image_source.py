@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -65,8 +66,8 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.particles)
 
-    def batches(self, order: NDArray[np.int64], batch_size: int) -> Iterator[ImageBatch]:
-        """Images in the given order, the last batch perhaps smaller.
+    def batches(self, order: NDArray[np.int64], batch_size: int | Sequence[int]) -> Iterator[ImageBatch]:
+        """Images in the given order.
 
         A background thread reads ahead into reused memory, so a batch is valid only until the next is asked
         for. Reading is fastest when each batch holds neighbouring images: see `file_order`.
@@ -74,35 +75,35 @@ class ImageSource:
         Parameters
         ----------
         order: `(m,)` particle rows, in any order, repeats allowed.
-        batch_size: images a batch.
+        batch_size: images a batch, the last perhaps smaller; or those of each batch, which add up to `m`.
 
         Raises
         ------
         ImageStackError: on iteration, when a stack has gone or become shorter since it was opened.
         """
         order = np.asarray(order, dtype=np.int64)
-        if order.ndim != 1 or batch_size < 1:
-            raise ValueError(
-                f"need a 1-d order and a positive batch size, got {order.shape} and {batch_size}"
-            )
+        if order.ndim != 1:
+            raise ValueError(f"need a 1-d order, got {order.shape}")
+        edges = _edges(order.size, batch_size)
         if order.size and (order.min() < 0 or order.max() >= len(self)):
             raise IndexError(f"order holds rows outside 0..{len(self) - 1}")
-        return self._batches(order, min(batch_size, max(order.size, 1)))
+        return self._batches(order, edges)
 
-    def _batches(self, order: NDArray[np.int64], batch_size: int) -> Iterator[ImageBatch]:
+    def _batches(self, order: NDArray[np.int64], edges: list[int]) -> Iterator[ImageBatch]:
         free: SimpleQueue[NDArray[np.float32]] = SimpleQueue()
         ready: SimpleQueue[ImageBatch | Exception | None] = SimpleQueue()
         stop = threading.Event()
-        shape = (batch_size, self.box_size_px, self.box_size_px)
-        buffers = [np.empty(shape, np.float32) for _ in range(min(_BUFFERS, -(-order.size // batch_size)))]
+        most = max(np.diff(edges), default=0)
+        shape = (most, self.box_size_px, self.box_size_px)
+        buffers = [np.empty(shape, np.float32) for _ in range(min(_BUFFERS, len(edges) - 1))]
         for buffer in buffers:
             free.put(buffer)
 
         def read_ahead() -> None:
             try:
                 with StackReader(self._stacks) as reader:
-                    for start in range(0, order.size, batch_size):
-                        rows = order[start : start + batch_size]
+                    for start, end in pairwise(edges):
+                        rows = order[start:end]
                         images = free.get()[: rows.size]
                         if stop.is_set():
                             return
@@ -127,6 +128,18 @@ class ImageSource:
             stop.set()
             free.put(np.empty((0, 0, 0), np.float32))  # wakes a thread that waits for memory
             thread.join()
+
+
+def _edges(n: int, batch_size: int | Sequence[int]) -> list[int]:
+    """Where batches of `n` images begin, and where the last ends."""
+    sizes = [batch_size] if isinstance(batch_size, int) else list(batch_size)
+    if min(sizes, default=1) < 1:
+        raise ValueError(f"need a positive batch size, got {batch_size}")
+    if isinstance(batch_size, int):
+        return [*range(0, n, batch_size), n]
+    if sum(sizes) != n:
+        raise ValueError(f"batch sizes add up to {sum(sizes)}, not to the {n} images")
+    return [0, *accumulate(sizes)]
 
 
 def file_order(particles: Particles) -> NDArray[np.int64]:
