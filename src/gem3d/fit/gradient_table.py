@@ -24,25 +24,25 @@ class GradientTable:
 
     Attributes
     ----------
-    latest: `(blocks, values)`
+    latest: `(blocks, values)` bfloat16: its rounding, 0.4 %, is far below the noise.
     mean: `(values,)` over the blocks met.
     met: `(blocks,)` bool.
     """
 
     def __init__(self, n_blocks: int, n_values: int) -> None:
-        self.latest = torch.zeros(n_blocks, n_values)
+        self.latest = torch.zeros(n_blocks, n_values, dtype=torch.bfloat16)
         self.mean = torch.zeros(n_values)
         self.met = torch.zeros(n_blocks, dtype=torch.bool)
 
     def enter(self, block: int, gradient: torch.Tensor) -> torch.Tensor:
         """Take down a block's gradient, `(values,)`, and return that to step along, for one block."""
+        before, now = self.latest[block].float(), gradient.bfloat16()
         if self.met[block]:
-            change = gradient - self.latest[block]
-            refined = self.mean + NEWS * change
-            self.mean += change / self.met.sum()
+            refined = self.mean + NEWS * (gradient - before)
+            self.mean += (now.float() - before) / self.met.sum()
         else:
             self.met[block] = True
-            self.mean += (gradient - self.mean) / self.met.sum()
+            self.mean += (now.float() - self.mean) / self.met.sum()
             refined = self.mean.clone()
-        self.latest[block] = gradient
+        self.latest[block] = now
         return refined
