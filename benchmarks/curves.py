@@ -143,7 +143,7 @@ def draw(found: dict[str, list[Point]], path: Path) -> None:
             continue
         seconds = [p.seconds for p in points]
         marker = "." if len(points) < 40 else None
-        if points and points[0].held_out_loss is not None:
+        if points[0].held_out_loss is not None:
             axes[0].plot(seconds, [-float(p.held_out_loss or 0) for p in points], marker=marker, label=name)
         axes[1].plot(seconds, [p.mean_fsc for p in points], marker=marker, label=name)
     axes[0].set(ylabel="held-out likelihood gained, per particle", ylim=(200, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -101,8 +102,8 @@ class FromImages:
     """
 
     unit, final_unit = "images", ""
-    # Narrower than for the volume fit, since wide ones narrow slowly: docs/training.md.
-    spread = Spread(volume_per_gaussian_A3=80.0, voxels_per_gaussian=8.0, scale_per_spacing=0.355)
+    # As many, but narrower, since wide ones narrow slowly: docs/training.md.
+    spread = replace(FromEquations.spread, scale_per_spacing=0.355)
 
     def __init__(
         self,
