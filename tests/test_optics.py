@@ -30,6 +30,8 @@ def one_particle(**changes: Any) -> Particles:
         ctf_scale=np.ones(1),
         optics_index=np.zeros(1, dtype=np.int32),
         half_set=np.ones(1, dtype=np.int8),
+        contrast=np.ones(1),
+        micrograph_index=np.zeros(1, np.int32),
         stack_index=np.zeros(1, dtype=np.int32),
         image_index=np.zeros(1, dtype=np.int32),
         stacks=("a.mrcs",),

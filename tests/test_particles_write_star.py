@@ -25,6 +25,8 @@ def example(n=5, seed=0, half_sets=True, groups=2, box_size_px=64):
         ctf_scale=rng.uniform(0.5, 1.5, n),
         optics_index=np.arange(n, dtype=np.int32) % groups,
         half_set=rng.integers(1, 3, n).astype(np.int8) * half_sets,
+        contrast=np.ones(n),
+        micrograph_index=np.arange(n, dtype=np.int32) % 2,
         stack_index=np.arange(n, dtype=np.int32) % 2,
         image_index=rng.integers(0, 1000, n).astype(np.int32),
         stacks=("particles.mrcs", "with a blank/particles.mrcs"),

@@ -30,6 +30,8 @@ def twelve_particles():
         ctf_scale=np.ones(n),
         optics_index=np.zeros(n, np.int32),
         half_set=np.zeros(n, np.int8),
+        contrast=np.ones(n),
+        micrograph_index=np.zeros(n, np.int32),
         stack_index=np.zeros(n, np.int32),
         image_index=np.arange(n, dtype=np.int32),
         stacks=("a.mrcs",),

@@ -12,7 +12,7 @@ from gem3d.gaussians import Gaussians, load_gaussians, save_gaussians  # noqa: E
 from gem3d.maps import read_map, write_map  # noqa: E402
 from gem3d.particles import Particles, read_particles  # noqa: E402
 from gem3d.reconstruct import Reconstruction, reconstruct  # noqa: E402
-from gem3d.settings import ReconstructSettings  # noqa: E402
+from gem3d.settings import ReconstructSettings, RefineSettings  # noqa: E402
 from gem3d.simulate import simulate  # noqa: E402
 
 __version__ = "0.1.0"
@@ -23,6 +23,7 @@ __all__ = [
     "Particles",
     "ReconstructSettings",
     "Reconstruction",
+    "RefineSettings",
     "fourier_shell_correlation",
     "load_gaussians",
     "read_map",

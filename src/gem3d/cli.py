@@ -21,7 +21,7 @@ from tyro.conf import Positional, arg
 
 from gem3d.errors import Gem3dError
 from gem3d.option_help import Flag, helped_by_docstrings
-from gem3d.settings import ReconstructSettings
+from gem3d.settings import ReconstructSettings, RefineSettings
 
 PathArgument = Positional[Path]
 Threads = Annotated[
@@ -36,7 +36,7 @@ Quiet = Annotated[bool, arg(help="Print errors only.", help_behavior_hint="")]
 class Reconstruct:
     """Reconstruct a refined particle set: half maps, a final map and its resolution.
 
-    Poses and CTFs are taken from the STAR file as they are.
+    Poses and CTFs are taken from the STAR file as they are, unless --refine is given.
     """
 
     particles: Annotated[PathArgument, arg(metavar="PARTICLES")]
@@ -44,12 +44,40 @@ class Reconstruct:
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder for the results: map.mrc, half maps, mask.mrc, fsc.csv, summary.json, gaussians.safetensors, run.log
     and more, the maps on the box and pixel size of the particles. Made if need be; refused when it holds files."""
+    refine: Flag = False
+    """Refine poses, shifts, defocus and contrast first, as `gem3d refine` does with its defaults."""
     settings: Annotated[ReconstructSettings, arg(name="")] = field(default_factory=ReconstructSettings)
 
     def run(self) -> None:
         from gem3d.reconstruct import reconstruct
 
-        result = reconstruct(self.particles, self.out, self.settings)
+        refinement = RefineSettings() if self.refine else None
+        result = reconstruct(self.particles, self.out, self.settings, refinement)
+        if not self.settings.quiet:
+            _print_summary(result.summary, self.out)
+
+
+@helped_by_docstrings
+@dataclass(frozen=True)
+class Refine:
+    """Refine poses locally, half against half, then reconstruct: better maps where poses are a little wrong.
+
+    Each half is refined against its own Gaussian map: orientation, shift, defocus and contrast of every particle, in
+    rounds of reconstruction and refinement until the calibrated FSC gains no more. Writes what `gem3d reconstruct`
+    does, and particles_refined.star, refinement.csv and refinement.html.
+    """
+
+    particles: Annotated[PathArgument, arg(metavar="PARTICLES")]
+    """RELION STAR file of a finished 3D refinement (run_data.star), version 3.0 to 5."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder for the results. Made if need be; refused when it holds files."""
+    refinement: Annotated[RefineSettings, arg(name="")] = field(default_factory=RefineSettings)
+    settings: Annotated[ReconstructSettings, arg(name="")] = field(default_factory=ReconstructSettings)
+
+    def run(self) -> None:
+        from gem3d.reconstruct import reconstruct
+
+        result = reconstruct(self.particles, self.out, self.settings, self.refinement)
         if not self.settings.quiet:
             _print_summary(result.summary, self.out)
 
@@ -244,6 +272,7 @@ class Demo:
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "reconstruct": Reconstruct,
+    "refine": Refine,
     "simulate": Simulate,
     "render": Render,
     "fsc": Fsc,
@@ -311,10 +340,25 @@ def _use_threads(n_threads: int) -> None:
     set_threads(n_threads or available_threads())
 
 
+def _refined_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    refined = summary["refinement"]
+    if refined is None:
+        return []
+    before = [f"{r['resolution_A']:.2f} A" if r["resolution_A"] else "none" for r in refined["rounds"]]
+    return [
+        ("refined", refined["ended"]),
+        ("", f"resolution before each round: {', '.join(before) or 'none'}"),
+    ]
+
+
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
     resolution, seconds = summary["resolution"], summary["seconds"]
     masked = resolution["masked"]
     counts, gaussians, rounds = summary["particles"], summary["gaussians"], summary["rounds"]
+    in_rounds = sum(s for name, s in seconds.items() if name.startswith("round "))
+    seconds = {name: s for name, s in seconds.items() if not name.startswith("round ")}
+    if in_rounds:
+        seconds["refinement"] = in_rounds
     slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)
     where = ", ".join(f"{name} {seconds[name]:.1f}" for name in slowest if seconds[name] >= 0.1)
     table = Table(show_header=False, title=f"results in {out}", title_justify="left")
@@ -325,6 +369,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
         ("", "calibrated FSC 0.143: what the half maps are worth against the truth"),
         ("ordinary FSC", f"{masked['resolution_A']:.2f} A" if masked["resolution_A"] else masked["reason"]),
         ("", "masked half maps, FSC 0.143; optimistic, as the maps have a prior"),
+        *_refined_rows(summary),
         ("particles", f"{counts['half1'] + counts['half2']} ({counts['half1']} and {counts['half2']})"),
         ("Gaussians", f"{gaussians['half1']} and {gaussians['half2']}, final map {gaussians['final']}"),
         (
@@ -341,6 +386,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
         ("open", "map.mrc (final), half1.mrc, half2.mrc, mask.mrc, gaussians.ply"),
         ("deposit", "linear_half1.mrc, linear_half2.mrc (half maps without a prior)"),
         ("read", "fsc.csv, summary.json, run.log"),
+        *([("", "particles_refined.star, refinement.csv, refinement.html")] if summary["refinement"] else []),
     ):
         table.add_row(name, value, style="dim" if not name else None)
     Console(stderr=True, highlight=False).print(table)

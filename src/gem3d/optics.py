@@ -58,10 +58,17 @@ def ctf_coefficients(particles: Particles) -> NDArray[np.float64]:
             0.5 * np.pi * cs_A * wavelength_A**3,
             -np.deg2rad(particles.phase_shift_deg) - np.arcsin(amplitude_contrast),
             particles.ctf_bfactor_A2 / 4,
-            particles.ctf_scale,
+            particles.ctf_scale * particles.contrast,
         ],
         axis=1,
     )
+
+
+def defocus_rates(particles: Particles) -> NDArray[np.float64]:
+    """`(n,)` change of the coefficients c0 and c2 per A that is added to both defoci: -pi lambda."""
+    wavelength_A = np.array([electron_wavelength_A(g.voltage_kV) for g in particles.optics])
+    rates: NDArray[np.float64] = -np.pi * wavelength_A[particles.optics_index]
+    return rates
 
 
 def contrast_transfer_function(

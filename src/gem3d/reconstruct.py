@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gem3d import run_directory
@@ -16,7 +15,6 @@ from gem3d.assess import (
     CalibratedFSC,
     GuinierFit,
     ResolutionClaim,
-    automatic_mask,
     calibrated_fsc,
     fourier_shell_correlation,
     fsc_rows,
@@ -25,21 +23,19 @@ from gem3d.assess import (
     sharpen_and_weight,
 )
 from gem3d.assess.shells import FloatVolume
-from gem3d.errors import warn
-from gem3d.fit.accumulate import accumulate
-from gem3d.fit.descent import Shapes
-from gem3d.fit.methods import FromEquations, FromImages, Method
-from gem3d.fit.normal_equations import LinearMap
+from gem3d.errors import SettingsError, warn
+from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.observations import Observations
-from gem3d.fit.result import Fit
-from gem3d.fit.start import start_of_half
 from gem3d.gaussians import Gaussians, save_gaussians, save_ply
+from gem3d.half_maps import Job, density_of, fit_halves, maps_of_round, read_images
 from gem3d.inputs import background_diameter_A, find_images, last_shell_of, measuring_mask
 from gem3d.maps import write_map
 from gem3d.progress import Reporter
+from gem3d.refine.outputs import write_refinement
+from gem3d.refine.rounds import refine_particles
 from gem3d.resume import RunCheckpoints
 from gem3d.runtime import kernels_are_compiled
-from gem3d.settings import ReconstructSettings
+from gem3d.settings import ReconstructSettings, RefineSettings
 from gem3d.summary import describe_rounds, log_start, summarise
 from gem3d.threads import available_threads, set_threads
 
@@ -70,7 +66,10 @@ class Reconstruction:
 
 
 def reconstruct(
-    particle_file: str | Path, out: str | Path, settings: ReconstructSettings | None = None
+    particle_file: str | Path,
+    out: str | Path,
+    settings: ReconstructSettings | None = None,
+    refinement: RefineSettings | None = None,
 ) -> Reconstruction:
     """Reconstruct a particle set and write every output into the folder `out`.
 
@@ -78,6 +77,7 @@ def reconstruct(
     ----------
     particle_file: RELION STAR file.
     out: folder; must be empty or new unless `settings.overwrite`.
+    refinement: refine the particles first; None takes them as they are.
 
     Raises
     ------
@@ -87,16 +87,26 @@ def reconstruct(
     settings = settings or ReconstructSettings()
     reporter = Reporter(quiet=settings.quiet)
     with reporter.recording():
-        return _reconstruct(particle_file, Path(out), settings, reporter)
+        return _reconstruct(particle_file, Path(out), settings, refinement, reporter)
 
 
 def _reconstruct(
-    particle_file: str | Path, out: Path, settings: ReconstructSettings, reporter: Reporter
+    particle_file: str | Path,
+    out: Path,
+    settings: ReconstructSettings,
+    refinement: RefineSettings | None,
+    reporter: Reporter,
 ) -> Reconstruction:
+    if settings.resume and settings.fit == "volume" and refinement is None:
+        raise SettingsError(
+            "--resume: --fit volume leaves nothing to go on from; run it again, with --overwrite if need be"
+        )
+    if refinement is not None and not settings.ctf:
+        refinement = replace(refinement, defocus="fixed", sigma_defocus_A="auto")
     run_directory.check(out, overwrite=settings.overwrite, resume=settings.resume)
     threads = settings.threads or available_threads()
     set_threads(threads)
-    log_start(reporter, particle_file, settings, threads)
+    log_start(reporter, particle_file, settings, refinement, threads)
 
     with reporter.stage("read particles"):
         images, halves = find_images(particle_file, settings)
@@ -105,7 +115,8 @@ def _reconstruct(
     observations = Observations.of(images, diameter_A / pixel_size_A / 2, normalise=settings.normalise)
     last_shell = last_shell_of(settings.max_resolution_A, box_size, pixel_size_A)
     given_mask = None if settings.mask is None else measuring_mask(settings.mask, box_size, pixel_size_A)
-    checkpoints = RunCheckpoints(out, particles, settings, threads)
+    job = Job(settings, reporter, halves, last_shell, diameter_A, given_mask)
+    checkpoints = RunCheckpoints(out, particles, settings, refinement, threads)
     run_directory.prepare(out, overwrite=settings.overwrite, resume=settings.resume)
     reporter.log.open(out / run_directory.RUN_LOG, append=checkpoints.going_on)
     counts = [int((halves == half).sum()) for half in (1, 2)]
@@ -115,18 +126,38 @@ def _reconstruct(
     if not kernels_are_compiled():
         reporter.say("first run here: kernels are compiled once, which takes up to half a minute")
 
-    linear_maps, method = _read_images(observations, halves, last_shell, settings, checkpoints, reporter)
-    # Every image has been read: from here on there will be new results.
-    if not checkpoints.going_on:
-        run_directory.remove_results(out)
-    if settings.fit == "images":
-        checkpoints.open()
+    def images_were_read() -> None:
+        """From here on there will be new results."""
+        if not checkpoints.going_on:
+            run_directory.remove_results(out)
+        if settings.fit == "images" or refinement is not None:
+            checkpoints.open()
+
+    refined = None
+    if refinement is not None:
+        refined = refine_particles(
+            observations,
+            halves,
+            refinement,
+            lambda observed, name: maps_of_round(job, observed, name, images_were_read),
+            reporter,
+            seed=settings.seed,
+            checkpoint=Checkpoint(checkpoints.stage("refinement")),
+        )
+        observations = refined.observations
+    linear_maps, method = read_images(job, observations, checkpoints.stage)
+    images_were_read()
+    if refined is not None:
+        write_refinement(out, refined, particles, halves)
     for number, found in enumerate(linear_maps, start=1):
         write_map(out / f"linear_half{number}.mrc", found.values, pixel_size_A)
     linear = (linear_maps[0].values, linear_maps[1].values)
     coverage = np.minimum(linear_maps[0].coverage, linear_maps[1].coverage)
 
-    fits, half_maps = _fit_halves(method, linear, diameter_A, out, settings, reporter)
+    def keep_half_map(number: int, values: FloatVolume) -> None:
+        write_map(out / f"half{number}.mrc", values, pixel_size_A)
+
+    fits, half_maps = fit_halves(job, method, linear, keep=keep_half_map)
     with reporter.stage("fit final map", method.final_unit) as report:
         final = method.fit_final(fits, report)
     if final.rounds:
@@ -134,11 +165,8 @@ def _reconstruct(
     del method
 
     with reporter.stage("assess") as report:
-        mean_linear = np.asarray((linear[0] + linear[1]) / 2, dtype=np.float32)
-        mask = given_mask
-        if mask is None:
-            mask = automatic_mask(mean_linear, pixel_size_A, particle_diameter_A=settings.particle_diameter_A)
-        unfiltered = _density(final.gaussians, box_size, pixel_size_A)
+        mask = job.mask_of(linear, pixel_size_A)
+        unfiltered = density_of(final.gaussians, box_size, pixel_size_A)
         corrected = mask_corrected_fsc(
             *half_maps, mask, pixel_size_A, seed=settings.seed, last_shell=last_shell
         )
@@ -169,8 +197,9 @@ def _reconstruct(
     rows = fsc_rows(corrected, linear_masked, calibrated, pixel_size_A=pixel_size_A, box_size=box_size)
     run_directory.write_csv(out / "fsc.csv", FSC_COLUMNS, rows)
     summary = summarise(
-        settings, particle_file, halves, fits, final, corrected, linear_masked, calibrated, guinier, coverage,
-        reporter, pixel_size_A=pixel_size_A, box_size=box_size, threads=threads, resumed=checkpoints.going_on,
+        settings, refined, particle_file, halves, fits, final, corrected, linear_masked, calibrated, guinier,
+        coverage, reporter, pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
+        resumed=checkpoints.going_on,
     )  # fmt: skip
     run_directory.write_json(out / "summary.json", summary)
     checkpoints.remove()
@@ -188,76 +217,6 @@ def _reconstruct(
     )
 
 
-def _read_images(
-    observations: Observations,
-    halves: NDArray[np.int8],
-    last_shell: int,
-    settings: ReconstructSettings,
-    checkpoints: RunCheckpoints,
-    reporter: Reporter,
-) -> tuple[list[LinearMap], Method]:
-    """Linear maps of both halves, and the method that fits them, with all that it keeps of the images."""
-    shapes = Shapes(rotations=settings.freeze != "rotations", isotropic=settings.isotropic)
-    seed = settings.seed
-    if settings.fit == "volume":
-        with reporter.stage("accumulate", "images") as report:
-            sets = accumulate(observations, halves, seed=seed, radius=last_shell, progress=report)
-        with reporter.stage("linear maps"):
-            maps = [half.linear_map() for half in sets]
-        return maps, FromEquations(sets, shapes)
-
-    # Of the particles trained on, only the linear map is needed: one half after the other takes less memory.
-    maps, held_out, noise_power = [], [], []
-    for number in (1, 2):
-        with reporter.stage(f"accumulate half {number}", "images") as report:
-            half = accumulate(
-                observations, halves, seed=seed, wanted=(number,), radius=last_shell, progress=report
-            )[0]
-            maps.append(half.linear_map())
-            held_out.append(half.held_out)
-            noise_power.append(half.noise_power)
-            del half
-    epochs = None if settings.epochs == "auto" else settings.epochs
-    return maps, FromImages(
-        held_out,
-        noise_power,
-        shapes,
-        observations,
-        halves,
-        seed=seed,
-        epochs=epochs,
-        checkpoint_of=checkpoints.stage,
-    )
-
-
-def _fit_halves(
-    method: Method,
-    linear: tuple[FloatVolume, FloatVolume],
-    diameter_A: float,
-    out: Path,
-    settings: ReconstructSettings,
-    reporter: Reporter,
-) -> tuple[tuple[Fit, Fit], tuple[FloatVolume, FloatVolume]]:
-    fits: list[Fit] = []
-    maps: list[FloatVolume] = []
-    for number, (values, held_out) in enumerate(zip(linear, method.held_out, strict=True), start=1):
-        with reporter.stage(f"fit half {number}", method.unit) as report:
-            start = start_of_half(
-                values,
-                held_out,
-                diameter_A,
-                np.random.default_rng([settings.seed, number]),
-                n_gaussians=settings.gaussians,
-                init=settings.start,
-                spread=method.spread,
-            )
-            fits.append(method.fit_half(number, start, report))
-        reporter.log.write(f"fit half {number}: {describe_rounds(fits[-1])}")
-        maps.append(_density(fits[-1].gaussians, len(values), held_out.pixel_size_A))
-        write_map(out / f"half{number}.mrc", maps[-1], held_out.pixel_size_A)
-    return (fits[0], fits[1]), (maps[0], maps[1])
-
-
 def _warn_of_gaps(
     coverage: NDArray[np.float64], claim: ResolutionClaim, box_size: int, pixel_size_A: float
 ) -> None:
@@ -272,12 +231,6 @@ def _warn_of_gaps(
             f"{box_size * pixel_size_A / worst:.1f} A: views are missing, so that the map is smeared "
             "along some directions, and its resolution is an average over them"
         )
-
-
-def _density(gaussians: Gaussians, box_size: int, pixel_size_A: float) -> FloatVolume:
-    with torch.no_grad():
-        density: FloatVolume = gaussians.density(box_size, pixel_size_A).numpy()
-    return density
 
 
 def _sharpen(

@@ -16,10 +16,10 @@ import gem3d
 from gem3d import run_directory
 from gem3d.errors import RunDirectoryError, SettingsError, warn
 from gem3d.particles import Particles
-from gem3d.settings import ReconstructSettings
+from gem3d.settings import ReconstructSettings, RefineSettings
 
 RUN = run_directory.CHECKPOINT_RUN
-STAGES = ("half1", "half2")
+STAGES = ("refinement", "half1", "half2")
 """Stages of a run that leave a checkpoint each."""
 # Settings that may change without making it another run; of threads, more than the last digits does not change.
 INDIFFERENT = ("resume", "overwrite", "quiet", "device", "threads", "datadir")
@@ -42,11 +42,12 @@ class RunCheckpoints:
         out: Path,
         particles: Particles,
         settings: ReconstructSettings,
+        refinement: RefineSettings | None,
         threads: int,
     ) -> None:
         self.folder = out / run_directory.CHECKPOINTS
-        self._particles, self._settings = particles, settings
-        self._threads = threads
+        self._particles, self._settings, self._refinement = particles, settings, refinement
+        self._threads, self._opened = threads, False
         self.going_on = settings.resume and (self.folder / RUN).exists()
         if self.going_on:
             self._compare()
@@ -54,10 +55,12 @@ class RunCheckpoints:
     @cached_property
     def _run(self) -> dict[str, Any]:
         """What makes the run this one and no other; every particle goes into it, so only runs that need it ask."""
-        chosen = json.loads(json.dumps(asdict(self._settings), default=str))
+        settings = asdict(self._settings) | ({} if self._refinement is None else asdict(self._refinement))
+        chosen = json.loads(json.dumps(settings, default=str))
         return {
             "gem3d": gem3d.__version__,
             "particles": _digest(self._particles),
+            "refined": self._refinement is not None,
             **{name: value for name, value in chosen.items() if name not in INDIFFERENT},
         }
 
@@ -67,8 +70,9 @@ class RunCheckpoints:
         return self.folder / f"{name}.safetensors"
 
     def open(self) -> None:
-        """Make the folder, holding the files of the killed run if this one goes on with it, else none."""
-        if not self.going_on:
+        """Make the folder, holding the files of the killed run if this one goes on with it, else none; once."""
+        if not self.going_on and not self._opened:
+            self._opened = True
             self.remove()
             self.folder.mkdir(exist_ok=True)
             run_directory.write_json(self.folder / RUN, {**self._run, "threads": self._threads})

@@ -30,6 +30,12 @@ RESULTS = (
     "summary.json",
 )
 """Every file of a finished run but its log."""
+REFINED_STAR, REFINEMENT_ROUNDS, REFINEMENT_PAGE = REFINEMENT_RESULTS = (
+    "particles_refined.star",
+    "refinement.csv",
+    "refinement.html",
+)
+"""Further ones where particles were refined."""
 
 
 def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
@@ -78,7 +84,7 @@ def prepare(out: Path, *, overwrite: bool, resume: bool = False) -> None:
 
 def remove_results(out: Path) -> None:
     """Remove the results of an earlier run, so that old and new ones never stand side by side."""
-    for name in RESULTS:
+    for name in RESULTS + REFINEMENT_RESULTS:
         (out / name).unlink(missing_ok=True)
 
 

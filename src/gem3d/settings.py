@@ -104,10 +104,6 @@ class ReconstructSettings:
     def __post_init__(self) -> None:
         if self.fit == "volume" and self.epochs != "auto":
             raise SettingsError("--epochs: --fit volume reads the images once; it is for --fit images")
-        if self.fit == "volume" and self.resume:
-            raise SettingsError(
-                "--resume: --fit volume leaves nothing to go on from; run it again, with --overwrite if need be"
-            )
         if self.resume and self.overwrite:
             raise SettingsError(
                 "--resume and --overwrite: choose one, to keep what is there or to replace it"
@@ -132,3 +128,45 @@ class ReconstructSettings:
                 raise SettingsError(f"{option} {value:g}: give a positive number of A")
         if self.bfactor_A2 is not None and not math.isfinite(self.bfactor_A2):
             raise SettingsError(f"--bfactor {self.bfactor_A2:g}: give a number of A^2")
+
+
+@helped_by_docstrings
+@dataclass(frozen=True)
+class RefineSettings:
+    """Settings of a local refinement; the defaults suit poses that are a few degrees off."""
+
+    rounds: Annotated[int, arg(metavar="N")] = 5
+    """Rounds of reconstruction and refinement at most. It ends earlier when the maps no longer gain."""
+    defocus: Literal["fixed", "micrograph", "particle"] = "particle"
+    """Refine the defocus: of each `particle` (around that of its micrograph), of each `micrograph` only, or leave it
+    `fixed`."""
+    contrast: Literal["fixed", "micrograph", "particle"] = "particle"
+    """Estimate the contrast of each particle (around that of its micrograph) or of each micrograph, and weight the
+    images by it in the reconstruction; `fixed` takes all as equal."""
+    sigma_angle_deg: Annotated[float | Literal["auto"], arg(name="sigma-angle", metavar="DEG|auto")] = "auto"
+    """How wrong the given orientations are, as a standard deviation in degrees about each axis: particles stay near
+    where they start. `auto` finds it from the particles of each half."""
+    sigma_shift_A: Annotated[float | Literal["auto"], arg(name="sigma-shift", metavar="A|auto")] = "auto"
+    """The same for shifts, in A along each axis."""
+    sigma_defocus_A: Annotated[float | Literal["auto"], arg(name="sigma-defocus", metavar="A|auto")] = "auto"
+    """The same for the defocus of a particle, in A."""
+    search_deg: Annotated[float, arg(name="search", metavar="DEG")] = 0.0
+    """In the first round, try some two hundred orientations within so many degrees of the given one before refining
+    from the best. For starts that are further off than some 5 degrees; takes several times as long."""
+    weigh_by_width: Flag = False
+    """In the reconstruction, damp each image's fine detail by how uncertain its pose is."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise SettingsError(f"--rounds {self.rounds}: give 1 or more")
+        for option, value in (
+            ("--sigma-angle", self.sigma_angle_deg),
+            ("--sigma-shift", self.sigma_shift_A),
+            ("--sigma-defocus", self.sigma_defocus_A),
+        ):
+            if value != "auto" and not 0 < value < math.inf:
+                raise SettingsError(f"{option} {value:g}: give a positive number, or auto")
+        if not 0 <= self.search_deg <= 60:
+            raise SettingsError(f"--search {self.search_deg:g}: give 0 to 60 degrees")
+        if self.sigma_defocus_A != "auto" and self.defocus != "particle":
+            raise SettingsError(f"--sigma-defocus: is of single particles; not with --defocus {self.defocus}")

@@ -93,6 +93,8 @@ def draw_particles(
         phase_shift_deg=optics.phase_shift_deg,
         ctf_bfactor_A2=np.zeros(n_particles),
         ctf_scale=np.ones(n_particles),
+        contrast=np.ones(n_particles),
+        micrograph_index=np.zeros(n_particles, dtype=np.int32),
         optics_index=optics_index.reshape(-1).astype(np.int32),
         half_set=(1 + np.arange(n_particles) % 2).astype(np.int8),
         stack_index=np.zeros(n_particles, dtype=np.int32),

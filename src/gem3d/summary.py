@@ -15,18 +15,25 @@ from gem3d.assess import CalibratedFSC, GuinierFit, MaskCorrectedFSC, Resolution
 from gem3d.assess.claim import END_OF_DATA
 from gem3d.fit.result import Fit
 from gem3d.progress import Reporter
+from gem3d.refine.rounds import Refinement
 from gem3d.runtime import peak_memory_GB
-from gem3d.settings import ReconstructSettings
+from gem3d.settings import ReconstructSettings, RefineSettings
 
 
 def log_start(
-    reporter: Reporter, particle_file: str | Path, settings: ReconstructSettings, threads: int
+    reporter: Reporter,
+    particle_file: str | Path,
+    settings: ReconstructSettings,
+    refinement: RefineSettings | None,
+    threads: int,
 ) -> None:
     """Versions, input and settings, as the first lines of the log."""
     found = ", ".join(f"{name} {number}" for name, number in _versions().items())
     reporter.log.write(f"gem3d {version('gem3d')}; {found}; threads: {threads}")
     reporter.log.write(f"particle file {Path(particle_file).absolute()}")
     reporter.log.write(f"settings {json.dumps(asdict(settings), default=str)}")
+    if refinement is not None:
+        reporter.log.write(f"refinement {json.dumps(asdict(refinement))}")
 
 
 def _versions() -> dict[str, str]:
@@ -67,6 +74,7 @@ def describe_rounds(fit: Fit) -> str:
 
 def summarise(
     settings: ReconstructSettings,
+    refined: Refinement | None,
     particle_file: str | Path,
     halves: np.ndarray,
     fits: tuple[Fit, Fit],
@@ -94,6 +102,9 @@ def summarise(
         "versions": _versions(),
         "particle_file": str(particle_file),
         "settings": asdict(settings),
+        "refinement": None
+        if refined is None
+        else {"ended": refined.ended, "rounds": [asdict(report) for report in refined.rounds]},
         "device": "cpu",
         "threads": threads,
         "particles": {"half1": int((halves == 1).sum()), "half2": int((halves == 2).sum())},

@@ -49,13 +49,19 @@ class Method(Protocol):
 
 
 class FromEquations:
-    """To the normal equations: fast, whatever the number of particles."""
+    """To the normal equations: fast, whatever the number of particles.
+
+    Attributes
+    ----------
+    noise_power: of each half, see `gem3d.fit.noise`.
+    """
 
     unit = final_unit = "steps"
     spread = Spread(volume_per_gaussian_A3=80.0, voxels_per_gaussian=8.0, scale_per_spacing=0.5)
 
     def __init__(self, sets: Sequence[HalfSet], shapes: Shapes) -> None:
         self.held_out = (sets[0].held_out, sets[1].held_out)
+        self.noise_power = (sets[0].noise_power, sets[1].noise_power)
         self._training = [half.training for half in sets]
         self._shapes = shapes
 

@@ -39,7 +39,9 @@ class Particles:
     astigmatism_deg: `(n,)` float64, angle of the U axis from x.
     phase_shift_deg: `(n,)` float64.
     ctf_bfactor_A2, ctf_scale: `(n,)` float64, envelope `scale * exp(-B k^2 / 4)`.
+    contrast: `(n,)` float64, factor of the projection that a refinement of gem3d found; 1 elsewhere.
     optics_index: `(n,)` int32, into `optics`.
+    micrograph_index: `(n,)` int32, alike for particles of the same micrograph.
     half_set: `(n,)` int8, 1 or 2; 0 where the file does not say.
     stack_index: `(n,)` int32, into `stacks`.
     image_index: `(n,)` int32, 0-based image within the stack.
@@ -55,7 +57,9 @@ class Particles:
     phase_shift_deg: NDArray[np.float64]
     ctf_bfactor_A2: NDArray[np.float64]
     ctf_scale: NDArray[np.float64]
+    contrast: NDArray[np.float64]
     optics_index: NDArray[np.int32]
+    micrograph_index: NDArray[np.int32]
     half_set: NDArray[np.int8]
     stack_index: NDArray[np.int32]
     image_index: NDArray[np.int32]

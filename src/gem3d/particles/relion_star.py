@@ -14,6 +14,10 @@ from gem3d.particles.poses import euler_to_matrix
 from gem3d.particles.relion_optics import JoinedOptics, missing_column
 from gem3d.particles.star_table import StarTable, find_tables, read_star
 
+CONTRAST_COLUMN = "gem3dContrast"
+"""Column of our own, of a file that `gem3d refine` wrote; RELION keeps it and does not use it."""
+# What tells micrographs apart, the best first.
+_MICROGRAPHS = ("rlnMicrographName", "rlnGroupName", "rlnGroupNumber")
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 
 
@@ -71,7 +75,9 @@ def read_relion_star(path: Path | str, *, ctf: bool = True, ignore_extras: bool 
         phase_shift_deg=per_particle("rlnPhaseShift", 0.0, ctf),
         ctf_bfactor_A2=per_particle("rlnCtfBfactor", 0.0, ctf),
         ctf_scale=per_particle("rlnCtfScalefactor", 1.0, ctf),
+        contrast=per_particle(CONTRAST_COLUMN, 1.0),
         optics_index=optics_index,
+        micrograph_index=_micrographs(table, stack_index),
         half_set=_half_set(table),
         stack_index=stack_index,
         image_index=image_index,
@@ -99,6 +105,19 @@ def _defocus(joined: JoinedOptics, column: str, ctf: bool) -> NDArray[np.float64
     if not ctf:
         return np.zeros(len(joined.particles))
     return joined.required(column, "the defocus (for images without a CTF pass --no-ctf)")
+
+
+def _micrographs(table: StarTable, stack_index: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Micrograph of each particle; where the file does not say, those of one stack are of one micrograph."""
+    for column in _MICROGRAPHS:
+        if column in table:
+            numbers: dict[str, int] = {}
+            return np.fromiter(
+                (numbers.setdefault(name, len(numbers)) for name in table.raw(column)),
+                np.int32,
+                count=len(table),
+            )
+    return stack_index.copy()
 
 
 def _half_set(table: StarTable) -> NDArray[np.int8]:

@@ -7,16 +7,24 @@ from pathlib import Path
 
 import gemmi
 import numpy as np
+from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
 from gem3d.particles.particles import Particles
 from gem3d.particles.poses import matrix_to_euler
+from gem3d.particles.relion_star import CONTRAST_COLUMN
 from gem3d.particles.star_table import StarTable, find_tables, format_numbers, read_star, write_star_table
 
 _Columns = dict[str, Iterable[str]]
 
 
-def write_relion_star(particles: Particles, path: Path | str, *, template: Path | str | None = None) -> None:
+def write_relion_star(
+    particles: Particles,
+    path: Path | str,
+    *,
+    template: Path | str | None = None,
+    own_columns: dict[str, NDArray[np.float64]] | None = None,
+) -> None:
     """Write particles in RELION 3.1's form, to full precision.
 
     Parameters
@@ -25,6 +33,7 @@ def write_relion_star(particles: Particles, path: Path | str, *, template: Path 
     template: a particle STAR file (any version) of as many particles in the same order. Its blocks and
         columns are kept word for word, but for the angles, the origins, the defocus (unless the particles
         have none, read with `ctf=False`) and `rlnRandomSubset` (where the particles have half sets).
+    own_columns: further columns of the particles, `(n,)` each, by name.
 
     Raises
     ------
@@ -37,10 +46,11 @@ def write_relion_star(particles: Particles, path: Path | str, *, template: Path 
             f"{path}: {int((~has_half_set).sum())} of {len(particles)} particles have no half set; "
             "assign all of them before writing, or none."
         )
+    own: _Columns = {name: format_numbers(values) for name, values in (own_columns or {}).items()}
     if template is None:
-        blocks = {"optics": _optics_columns(particles), "particles": _particle_columns(particles)}
+        blocks = {"optics": _optics_columns(particles), "particles": _particle_columns(particles) | own}
     else:
-        blocks = _merged_blocks(particles, Path(template))
+        blocks = _merged_blocks(particles, Path(template), own)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for name, columns in blocks.items():
             write_star_table(file, name, columns, version=30001 if "optics" in blocks else None)
@@ -73,6 +83,7 @@ def _particle_columns(particles: Particles) -> _Columns:
         "rlnCtfBfactor": format_numbers(particles.ctf_bfactor_A2),
         "rlnCtfScalefactor": format_numbers(particles.ctf_scale),
     }
+    columns |= _contrast_column(particles)
     if particles.half_set.any():
         columns["rlnRandomSubset"] = format_numbers(particles.half_set)
     return columns
@@ -107,7 +118,12 @@ def _defocus_columns(particles: Particles) -> _Columns:
     }
 
 
-def _merged_blocks(particles: Particles, template: Path) -> dict[str, _Columns]:
+def _contrast_column(particles: Particles) -> _Columns:
+    changed = bool((particles.contrast != 1).any())
+    return {CONTRAST_COLUMN: format_numbers(particles.contrast)} if changed else {}
+
+
+def _merged_blocks(particles: Particles, template: Path, own: _Columns) -> dict[str, _Columns]:
     tables = read_star(template)
     table, optics = find_tables(tables, template)
     if len(table) != len(particles):
@@ -115,7 +131,7 @@ def _merged_blocks(particles: Particles, template: Path) -> dict[str, _Columns]:
             f"{template}: holds {len(table)} particles, the set to be written {len(particles)}; "
             "give the file that the particles were read from."
         )
-    replaced = _pose_columns(particles)
+    replaced = own | _pose_columns(particles) | _contrast_column(particles)
     if particles.defocus_A.any():
         replaced |= _defocus_columns(particles)
     if particles.half_set.any():

@@ -12,6 +12,7 @@ __all__ = [
     "accumulator_shape",
     "half_plane_weight",
     "insert_slices",
+    "per_fourier_pixel",
     "slice_shape",
     "weigh_slices",
 ]
@@ -39,6 +40,14 @@ def half_plane_weight(shell_weight: torch.Tensor) -> torch.Tensor:
     weight[:radius, 0] = 0
     weight[radius, 0] /= 2
     return weight.contiguous()
+
+
+def per_fourier_pixel(ctf_coefficients: torch.Tensor, frequency_step_per_A: float) -> torch.Tensor:
+    """CTF coefficients `(b, 7)` of `gem3d.optics`, for frequencies in Fourier pixels and a phase in half turns."""
+    f = frequency_step_per_A
+    units = torch.tensor([f * f, f * f, f * f, f**4, 1.0, f * f, 1.0], dtype=torch.float64)
+    units[:5] /= torch.pi  # radians -> half turns
+    return (ctf_coefficients * units).float()
 
 
 def weigh_slices(
@@ -69,10 +78,7 @@ def weigh_slices(
     if ctf_coefficients is None:
         per_pixel = torch.empty((n, 0))
     else:
-        f = frequency_step_per_A
-        units = torch.tensor([f * f, f * f, f * f, f**4, 1.0, f * f, 1.0], dtype=torch.float64)
-        units[:5] /= torch.pi  # radians -> half turns
-        per_pixel = (ctf_coefficients * units).float()
+        per_pixel = per_fourier_pixel(ctf_coefficients, frequency_step_per_A)
     out = torch.empty((n, *slice_shape(radius))) if out is None else out
     cpu.weigh_slices(
         torch.view_as_real(transforms).numpy(),

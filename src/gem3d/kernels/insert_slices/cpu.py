@@ -23,7 +23,7 @@ _FAR = 1e9
 
 
 @numba.njit(cache=True, fastmath=True, inline="always")
-def _sin_pi(g):  # type: ignore[no-untyped-def]
+def sin_pi(g):  # type: ignore[no-untyped-def]
     """sin(pi g) to 1e-7, without a branch or a call, so that loops over it vectorise."""
     n = np.floor(g + np.float32(0.5))
     f = g - n
@@ -67,7 +67,7 @@ def _weigh_slices(begin, end, transforms, coefficients, shifts_px, sample_weight
                     fx = np.float32(i)
                     s = fx * fx + fy * fy
                     g = row_constant + fx * (c0 * fx + c1 * fy) + c3 * s * s
-                    ctf[i] = -c6 * _sin_pi(g)
+                    ctf[i] = -c6 * sin_pi(g)
                 if c5 != 0:
                     for i in range(radius + 1):
                         ctf[i] *= math.exp(-c5 * np.float32(i * i + ky * ky))

@@ -1,0 +1,155 @@
+"""Half maps from particle images: the part of the job that a refinement does again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gem3d.assess import automatic_mask, calibrated_fsc
+from gem3d.assess.shells import FloatVolume
+from gem3d.fit.accumulate import accumulate
+from gem3d.fit.descent import Shapes
+from gem3d.fit.methods import FromEquations, FromImages, Method
+from gem3d.fit.normal_equations import LinearMap
+from gem3d.fit.observations import Observations
+from gem3d.fit.result import Fit
+from gem3d.fit.start import start_of_half
+from gem3d.gaussians import Gaussians
+from gem3d.progress import Reporter
+from gem3d.refine.rounds import HalfMaps
+from gem3d.settings import ReconstructSettings
+from gem3d.summary import describe_rounds
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run has settled before it reads an image.
+
+    Attributes
+    ----------
+    halves: `(n,)` half set of each particle.
+    last_shell: last Fourier shell to use.
+    diameter_A: of the sphere that holds the particle.
+    mask: for measuring, where the user gave one.
+    """
+
+    settings: ReconstructSettings
+    reporter: Reporter
+    halves: NDArray[np.int8]
+    last_shell: int
+    diameter_A: float
+    mask: FloatVolume | None
+
+    def mask_of(self, linear: tuple[FloatVolume, FloatVolume], pixel_size_A: float) -> FloatVolume:
+        """The mask to measure in: the user's, or one drawn from the mean of the linear half maps."""
+        if self.mask is not None:
+            return self.mask
+        mean = np.asarray((linear[0] + linear[1]) / 2, dtype=np.float32)
+        return automatic_mask(mean, pixel_size_A, particle_diameter_A=self.settings.particle_diameter_A)
+
+
+def read_images(
+    job: Job, observations: Observations, checkpoint_of: Callable[[str], Path], prefix: str = ""
+) -> tuple[list[LinearMap], Method]:
+    """Linear maps of both halves, and the method that fits them, with all that it keeps of the images.
+
+    Parameters
+    ----------
+    checkpoint_of: gives the file of a stage, from which a killed training goes on.
+    prefix: of the names of the stages.
+    """
+    settings, reporter = job.settings, job.reporter
+    shapes = Shapes(rotations=settings.freeze != "rotations", isotropic=settings.isotropic)
+    seed = settings.seed
+    if settings.fit == "volume":
+        with reporter.stage(f"{prefix}accumulate", "images") as report:
+            sets = accumulate(observations, job.halves, seed=seed, radius=job.last_shell, progress=report)
+        with reporter.stage(f"{prefix}linear maps"):
+            maps = [half.linear_map() for half in sets]
+        return maps, FromEquations(sets, shapes)
+
+    # Of the particles trained on, only the linear map is needed: one half after the other takes less memory.
+    maps, held_out, noise_power = [], [], []
+    for number in (1, 2):
+        with reporter.stage(f"{prefix}accumulate half {number}", "images") as report:
+            half = accumulate(
+                observations, job.halves, seed=seed, wanted=(number,), radius=job.last_shell, progress=report
+            )[0]
+            maps.append(half.linear_map())
+            held_out.append(half.held_out)
+            noise_power.append(half.noise_power)
+            del half
+    return maps, FromImages(
+        held_out,
+        noise_power,
+        shapes,
+        observations,
+        job.halves,
+        seed=seed,
+        epochs=None if settings.epochs == "auto" else settings.epochs,
+        checkpoint_of=checkpoint_of,
+    )
+
+
+def fit_halves(
+    job: Job,
+    method: Method,
+    linear: tuple[FloatVolume, FloatVolume],
+    prefix: str = "",
+    keep: Callable[[int, FloatVolume], None] = lambda number, values: None,
+) -> tuple[tuple[Fit, Fit], tuple[FloatVolume, FloatVolume]]:
+    """Fit each half on its own; `keep` is called with each half's number and map as soon as it is there."""
+    fits: list[Fit] = []
+    maps: list[FloatVolume] = []
+    for number, (values, held_out) in enumerate(zip(linear, method.held_out, strict=True), start=1):
+        with job.reporter.stage(f"{prefix}fit half {number}", method.unit) as report:
+            start = start_of_half(
+                values,
+                held_out,
+                job.diameter_A,
+                np.random.default_rng([job.settings.seed, number]),
+                n_gaussians=job.settings.gaussians,
+                init=job.settings.start,
+                spread=method.spread,
+            )
+            fits.append(method.fit_half(number, start, report))
+        job.reporter.log.write(f"{prefix}fit half {number}: {describe_rounds(fits[-1])}")
+        maps.append(density_of(fits[-1].gaussians, len(values), held_out.pixel_size_A))
+        keep(number, maps[-1])
+    return (fits[0], fits[1]), (maps[0], maps[1])
+
+
+def maps_of_round(
+    job: Job, observations: Observations, name: str, images_were_read: Callable[[], None]
+) -> HalfMaps:
+    """Half maps to refine particles against, judged: always by `--fit volume`, the faster and better way."""
+    job = replace(job, settings=replace(job.settings, fit="volume", init="auto", epochs="auto"))
+    linear_maps, method = read_images(job, observations, Path, f"{name}, ")
+    images_were_read()
+    linear = (linear_maps[0].values, linear_maps[1].values)
+    pixel_size_A = observations.pixel_size_A
+    _, maps = fit_halves(job, method, linear, f"{name}, ")
+    with job.reporter.stage(f"{name}, assess") as report:
+        calibrated = calibrated_fsc(
+            *maps,
+            *linear,
+            job.mask_of(linear, pixel_size_A),
+            pixel_size_A=pixel_size_A,
+            particle_diameter_A=job.settings.particle_diameter_A,
+            last_shell=job.last_shell,
+            progress=report,
+        )
+    assert isinstance(method, FromEquations)
+    return HalfMaps(maps, method.noise_power, calibrated)
+
+
+def density_of(gaussians: Gaussians, box_size: int, pixel_size_A: float) -> FloatVolume:
+    """The map of some Gaussians on the grid of the images."""
+    with torch.no_grad():
+        density: FloatVolume = gaussians.density(box_size, pixel_size_A).numpy()
+    return density

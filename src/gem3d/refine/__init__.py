@@ -1,0 +1,1 @@
+"""Local refinement: better poses from better maps, half against half."""
