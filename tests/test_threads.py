@@ -56,6 +56,7 @@ KERNELS = """
 import hashlib
 import numpy as np
 import torch
+from gem3d.kernels.compare_slices import compare_slices, volume_shape
 from gem3d.kernels.insert_slices import accumulator_shape, half_plane_weight, insert_slices, weigh_slices
 from gem3d.kernels.project import project
 from gem3d.kernels.voxelize import voxelize
@@ -87,6 +88,12 @@ weight = half_plane_weight(torch.ones(16))
 weighted = weigh_slices(torch.fft.rfft2(torch.from_numpy(images)), ctf, torch.zeros(5, 2), weight, 0.1)
 accumulator = torch.zeros(accumulator_shape(15))
 insert_slices(accumulator, weighted, rotations.detach())
+volume = torch.randn(volume_shape(15), generator=g)
+compared = compare_slices(
+    volume, torch.fft.rfft2(torch.from_numpy(images)), rotations.detach(), torch.zeros(5, 2), ctf,
+    torch.ones(5), torch.ones(5), weight, 0.1,
+)
+found += [compared.loss, compared.gradient, compared.normal]
 for tensor in (*found, torch.from_numpy(images), weighted, accumulator):
     print(hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest())
 """

@@ -143,6 +143,7 @@ def _reconstruct(
             reporter,
             seed=settings.seed,
             checkpoint=Checkpoint(checkpoints.stage("refinement")),
+            going_on=checkpoints.going_on,
         )
         observations = refined.observations
     linear_maps, method = read_images(job, observations, checkpoints.stage)

@@ -151,7 +151,7 @@ class RefineSettings:
     sigma_defocus_A: Annotated[float | Literal["auto"], arg(name="sigma-defocus", metavar="A|auto")] = "auto"
     """The same for the defocus of a particle, in A."""
     search_deg: Annotated[float, arg(name="search", metavar="DEG")] = 0.0
-    """In the first round, try some two hundred orientations within so many degrees of the given one before refining
+    """In the first round, try some 250 orientations within so many degrees of the given one before refining
     from the best. For starts that are further off than some 5 degrees; takes several times as long."""
     weigh_by_width: Flag = False
     """In the reconstruction, damp each image's fine detail by how uncertain its pose is."""

@@ -138,7 +138,12 @@ def refine_half(
             yield batch, found
 
     passes = WIDTH_PASSES if first else LATER_WIDTH_PASSES
-    precision = _with_widths(state.precision, refined, len(images), settings, rng, passes)
+    wanted = state.precision.clone()
+    without_defocus = first and settings.rounds > 1
+    if without_defocus:
+        # The first map is the worst: what its faults pull a defocus to would be in the next map, and stay.
+        wanted[DEFOCUS] = math.inf
+    precision = _with_widths(wanted, refined, len(images), settings, rng, passes)
     n = len(images)
     estimates = state.estimates.select(torch.arange(n))
     gain, width = torch.zeros(n, dtype=torch.float64), torch.zeros(n, 4, dtype=torch.float64)
@@ -159,7 +164,11 @@ def refine_half(
         done += len(where)
         if report is not None:
             report(done, n, "")
+    if without_defocus:
+        precision[DEFOCUS] = state.precision[DEFOCUS]
     new = HalfState(state.start, estimates, precision, gain, width)
+    if without_defocus:
+        del alone["defocus"]
     return _with_common_values(new, alone, torch.from_numpy(micrographs), settings), comparisons
 
 
@@ -213,19 +222,22 @@ def _with_common_values(
 ) -> HalfState:
     """Move the centres of the priors to what the particles of a micrograph have in common."""
     start, estimates = (e.select(torch.arange(len(e))) for e in (state.start, state.estimates))
-    for name, kind in _KINDS.items():
-        how = getattr(settings, name)
+    for name, told in alone.items():
+        how, kind = getattr(settings, name), _KINDS[name]
         if how == "fixed":
             continue
         values = {"defocus": start.defocus_A, "contrast": start.contrasts}[name]
         centre = 1.0 if name == "contrast" else 0.0
         width = float(state.precision[kind.start].rsqrt())
         # From the common centre instead of that of the round before.
-        found = Marginal(alone[name].value + values - centre, alone[name].information)
+        found = Marginal(told.value + values - centre, told.information)
         values.copy_(centre + group_means(found, micrographs, width))
         if how == "micrograph":
             {"defocus": estimates.defocus_A, "contrast": estimates.contrasts}[name].copy_(values)
-    # The map takes up what all have in common.
+    # What all have in common is the map's.
+    common_A = estimates.defocus_A.mean()
+    estimates.defocus_A.sub_(common_A)
+    start.defocus_A.sub_(common_A)
     common = estimates.contrasts.mean()
     estimates.contrasts.div_(common)
     start.contrasts.div_(common)

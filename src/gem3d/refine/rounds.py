@@ -6,6 +6,7 @@ What the halves share is the frequencies that the calibrated FSC of a round supp
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -109,6 +110,7 @@ def refine_particles(
     *,
     seed: int,
     checkpoint: Checkpoint | None = None,
+    going_on: bool = False,
 ) -> Refinement:
     """Refine every particle.
 
@@ -117,10 +119,11 @@ def refine_particles(
     observations: at the poses of the particle file.
     halves: `(n,)`, 1 or 2.
     reconstruct: makes and judges the half maps at given observations; the text names the round.
-    checkpoint: written after every round, and gone on from where there is one.
+    checkpoint: written after every round.
+    going_on: from what the checkpoint holds.
     """
     course = _Course(observations, halves, settings, seed)
-    saved = None if checkpoint is None else checkpoint.load()
+    saved = checkpoint.load() if checkpoint is not None and going_on else None
     if saved is not None:
         course.restore(*saved)
     while course.ended == "":
@@ -213,7 +216,7 @@ class _Course:
                 self._resolution_A,
                 self.best_sum,
                 last,
-                float(np.rad2deg(moved[:, :3].square().sum(1).mean().sqrt())),
+                math.degrees(moved[:, :3].square().sum(1).mean().sqrt()),
                 float(moved[:, 3:5].square().sum(1).mean().sqrt() * pixel_size_A),
                 (_widths(states[0], pixel_size_A), _widths(states[1], pixel_size_A)),
                 float(torch.cat([state.gain for state in states]).mean()),
@@ -290,7 +293,7 @@ class _Course:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor by name: what a checkpoint holds."""
         return {
-            f"{which}{half}/{name}": value
+            f"{which}{half}/{name}": value.clone()  # a file must not hold one tensor under two names
             for which, states in (("now", self.states), ("before", self.before))
             for half, state in enumerate(states)
             for name, value in state.tensors().items()

@@ -1,6 +1,6 @@
 """A coarse search around where particles start, for starts that Gauss-Newton alone would not come back from.
 
-Each of some two hundred turns within a given angle is judged by its likelihood after the Gauss-Newton step in shift
+Each of some 250 turns within a given angle is judged by its likelihood after the Gauss-Newton step in shift
 that it promises, up to a frequency where neighbouring turns still look alike. The best few are refined in full.
 """
 
@@ -14,8 +14,8 @@ from gem3d.refine.estimates import SHIFT, Estimates
 from gem3d.refine.images import ImagesInHand
 from gem3d.refine.step import Refined, refine_batch
 
-POINTS_ACROSS = 7
-"""Of the grid of turns, along each axis of the ball."""
+POINTS_EACH_WAY = 4
+"""Of the grid of turns, from the centre of the ball along each axis."""
 FINALISTS = 3
 # Up to this many Fourier pixels may lie between slices of neighbouring turns at the last radius compared.
 FARTHEST_PX = 2.0
@@ -23,7 +23,7 @@ FARTHEST_PX = 2.0
 
 def turns_within(angle_deg: float) -> torch.Tensor:
     """`(n, 3)` rotation vectors in radians on a cubic grid in the ball of the given radius, the centre first."""
-    along = torch.linspace(-1, 1, POINTS_ACROSS, dtype=torch.float64)
+    along = torch.arange(-POINTS_EACH_WAY, POINTS_EACH_WAY + 1, dtype=torch.float64) / POINTS_EACH_WAY
     grid = torch.cartesian_prod(along, along, along)
     length = grid.norm(dim=1)
     inside = grid[length <= 1 + 1e-9]
@@ -41,7 +41,7 @@ def search_and_refine(
     begin, start, precision: as of `refine_batch`.
     """
     turns = turns_within(angle_deg)
-    spacing = 2 * math.radians(angle_deg) / (POINTS_ACROSS - 1)
+    spacing = math.radians(angle_deg) / POINTS_EACH_WAY
     weight = images.sample_weight
     radius = min(weight.shape[1] - 1, max(4, round(FARTHEST_PX / spacing)))
     last = weight.shape[1] - 1
