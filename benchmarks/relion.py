@@ -1,10 +1,13 @@
-"""RELION 3.1's reconstruction and projection programs (Debian package `relion`)."""
+"""RELION 3.1's reconstruction, projection and refinement programs (Debian package `relion`)."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -59,3 +62,80 @@ def project(map_file: Path, star: Path, out_root: Path) -> Path:
     command = ["relion_project", "--i", map_file, "--ang", star, "--o", out_root, "--ctf"]
     run_measured(command, cwd=star.parent)
     return out_root.with_suffix(".mrcs")
+
+
+def refine_available() -> bool:
+    return shutil.which("relion_refine_mpi") is not None and shutil.which("mpirun") is not None
+
+
+@dataclass(frozen=True)
+class LocalRefinement:
+    """How far relion_refine came.
+
+    seconds: until its last finished iteration, or to its end.
+    half_maps: of that iteration, unfiltered where it has come to its end.
+    star: particles of that iteration.
+    """
+
+    iteration: int
+    seconds: float
+    half_maps: tuple[Path, Path]
+    star: Path
+
+
+def refine_locally(
+    folder: Path, reference: Path, out: Path, *, sigma_deg: float, diameter_A: float, limit_s: float
+) -> LocalRefinement | None:
+    """Local searches of `particles.star` half against half, ended after `limit_s`; None if no iteration was done.
+
+    The grid is RELION's order 4 (3.7 degrees, searched twice as finely), where its automatic refinement goes over to
+    local searches; from there it goes finer on its own.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    options = {
+        "--i": "particles.star",
+        "--ref": reference,
+        "--o": out / "run",
+        "--ini_high": 8,
+        "--particle_diameter": diameter_A,
+        "--sym": "C1",
+        "--low_resol_join_halves": 40,
+        "--oversampling": 1,
+        "--healpix_order": 4,
+        "--auto_local_healpix_order": 4,
+        "--sigma_ang": sigma_deg,
+        "--offset_range": 2,
+        "--offset_step": 1,
+        "--pad": 2,
+        "--pool": 30,
+        "--j": 1,
+    }
+    flags = ["--auto_refine", "--split_random_halves", "--ctf", "--ctf_corrected_ref", "--flatten_solvent"]
+    flags += ["--zero_mask", "--norm", "--scale", "--dont_check_norm", "--preread_images"]
+    words = [str(word) for pair in options.items() for word in pair]
+    begun_s = time.time()
+    with (out / "log").open("w") as log:
+        command = ["mpirun", "-n", "3", "relion_refine_mpi", *words, *flags]
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **MPI_ENVIRONMENT}, stdout=log, stderr=log
+        )
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+    halves = sorted(out.glob("run_it*_half1_class001.mrc"))
+    stars = {path.name[6:9]: path for path in out.glob("run_it*_data.star")}
+    done = [half for half in halves if half.name[6:9] in stars and int(half.name[6:9]) > 0]
+    if not done:
+        return None
+    number = done[-1].name[6:9]
+    pair = (done[-1], done[-1].with_name(done[-1].name.replace("half1", "half2")))
+    seconds = stars[number].stat().st_mtime - begun_s
+    final = out / "run_half1_class001_unfil.mrc"
+    if final.exists():
+        pair = (final, final.with_name("run_half2_class001_unfil.mrc"))
+        seconds = time.time() - begun_s
+        return LocalRefinement(int(number), seconds, pair, out / "run_data.star")
+    return LocalRefinement(int(number), seconds, pair, stars[number])

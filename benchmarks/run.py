@@ -22,6 +22,7 @@ import honesty  # noqa: F401
 import images  # noqa: F401
 import kernels  # noqa: F401
 import quality  # noqa: F401
+import refinement  # noqa: F401
 import relion
 import scaling  # noqa: F401
 import speed  # noqa: F401
