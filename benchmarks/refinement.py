@@ -224,13 +224,12 @@ def refine_peer(context: Context) -> Iterator[Measurement]:
         folder = context.particle_set(spec)
         truth, mask = read_truth(folder)
         ours = context.gem3d(folder, "--refine")
-        reference, _ = context.relion(folder, "all")
         theirs = relion.refine_locally(
             folder,
-            reference,
             folder / "relion_refine",
             sigma_deg=2.0,
-            diameter_A=0.85 * spec.box_px * spec.pixel_A,
+            diameter_px=round(0.85 * spec.box_px),
+            pixel_A=spec.pixel_A,
             limit_s=context.size(PEER_LIMIT_S, 60.0),
         )
         pairs = {"gem3d": (ours.out / "half1.mrc", ours.out / "half2.mrc")}

@@ -84,21 +84,28 @@ class LocalRefinement:
 
 
 def refine_locally(
-    folder: Path, reference: Path, out: Path, *, sigma_deg: float, diameter_A: float, limit_s: float
+    folder: Path, out: Path, *, sigma_deg: float, diameter_px: int, pixel_A: float, limit_s: float
 ) -> LocalRefinement | None:
     """Local searches of `particles.star` half against half, ended after `limit_s`; None if no iteration was done.
 
-    The grid is RELION's order 4 (3.7 degrees, searched twice as finely), where its automatic refinement goes over to
-    local searches; from there it goes finer on its own.
+    The images are normalised as RELION wants them, and its own reconstruction of them at the given poses is the first
+    reference; neither counts in the time. The grid is RELION's order 4 (3.7 degrees, searched twice as finely), where
+    its automatic refinement goes over to local searches; from there it goes finer on its own.
     """
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
+    normalise = ["--norm", "--bg_radius", str(diameter_px // 2), "--operate_out", "particles"]
+    source = (folder / "particles.mrcs").resolve()
+    run_measured(["relion_preprocess", "--operate_on", source, *normalise], cwd=out)
+    shutil.copy(folder / "particles.star", out)
+    reference = out / "reference.mrc"
+    reconstruct(out, "all", reference)
     options = {
         "--i": "particles.star",
         "--ref": reference,
         "--o": out / "run",
         "--ini_high": 8,
-        "--particle_diameter": diameter_A,
+        "--particle_diameter": diameter_px * pixel_A,
         "--sym": "C1",
         "--low_resol_join_halves": 40,
         "--oversampling": 1,
@@ -118,7 +125,7 @@ def refine_locally(
     with (out / "log").open("w") as log:
         command = ["mpirun", "-n", "3", "relion_refine_mpi", *words, *flags]
         process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **MPI_ENVIRONMENT}, stdout=log, stderr=log
+            command, cwd=out, env={**os.environ, **MPI_ENVIRONMENT}, stdout=log, stderr=log
         )
         try:
             process.wait(limit_s)

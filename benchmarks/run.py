@@ -23,6 +23,7 @@ import images  # noqa: F401
 import kernels  # noqa: F401
 import quality  # noqa: F401
 import refinement  # noqa: F401
+import refinement_design  # noqa: F401
 import relion
 import scaling  # noqa: F401
 import speed  # noqa: F401
