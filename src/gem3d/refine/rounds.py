@@ -163,14 +163,15 @@ class _Course:
         """Whether to refine against maps; ends the course where not, or where this was the last round."""
         fsc_sum = _fsc_sum(calibrated)
         n = len(self.reports)
+        done = "1 round" if n == 1 else f"{n} rounds"
         if n > 0 and fsc_sum < self.best_sum:
             # The maps of the round before were better: so were the poses that they were made with.
             self.states = self.before
-            self.ended = f"after {n} rounds, as the last did not gain; its poses are not used"
+            self.ended = f"after {done}, as the last did not gain; its poses are not used"
         elif n > 0 and fsc_sum < (1 + LEAST_GAIN) * self.best_sum:
-            self.ended = f"after {n} rounds, as the last gained next to nothing"
+            self.ended = f"after {done}, as the last gained next to nothing"
         elif n == self.settings.rounds:
-            self.ended = f"after {n} rounds (--rounds)"
+            self.ended = f"after {done} (--rounds)"
         elif _last_shell(calibrated) < FEWEST_SHELLS:
             self.ended = "nothing refined, as the half maps do not agree"
             warn(
