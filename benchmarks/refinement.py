@@ -23,7 +23,8 @@ from gem3d.particles import Particles
 from gem3d.progress import Reporter
 from gem3d.refine.estimates import Estimates
 from gem3d.refine.images import ImagesOfHalf
-from gem3d.refine.rounds import HalfMaps, refine_particles
+from gem3d.refine.result import HalfMaps
+from gem3d.refine.rounds import refine_particles
 from gem3d.refine.step import refine_batch
 from gem3d.summary import describe_claim
 from gem3d.threads import set_threads
@@ -40,7 +41,7 @@ PEER = "Refinement beside relion_refine"
 RATE = "Gauss-Newton steps"
 STAR = "particles_refined.star"
 RATE_RADIUS = 40
-PEER_LIMIT_S = 1200.0
+PEER_LIMIT_S = 900.0
 
 
 @benchmark("refine", "low_snr with wrong poses, shifts and defoci: maps before and after gem3d refine")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from measure import Usage, run_measured
+from measure import CommandFailed, Usage, run_measured
 
 Subset = Literal["half1", "half2", "all"]
 SUBSETS: tuple[Subset, ...] = ("half1", "half2", "all")
@@ -128,7 +128,9 @@ def refine_locally(
             command, cwd=out, env={**os.environ, **MPI_ENVIRONMENT}, stdout=log, stderr=log
         )
         try:
-            process.wait(limit_s)
+            status = process.wait(limit_s)
+            if status != 0:
+                raise CommandFailed(f"relion_refine_mpi ended with status {status}; see {out / 'log'}")
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()

@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 
 from gem3d.assess import fourier_shell_correlation
 from gem3d.cli import main
+from gem3d.errors import Gem3dError
 from gem3d.maps import read_map
 from gem3d.particles import Particles, read_particles, write_relion_star
 from gem3d.run_directory import CHECKPOINTS, REFINEMENT_RESULTS, RESULTS
@@ -203,8 +204,8 @@ def test_half_1_does_not_see_half_2(
         assert not same[second].all(), name
 
 
-def _refined(star: Path, out: Path) -> Particles:
-    main(arguments(star, out, "--rounds", "1"))
+def _refined(star: Path, out: Path, *extra: str) -> Particles:
+    main(arguments(star, out, *(extra or ("--rounds", "1"))))
     return read_particles(out / "particles_refined.star")
 
 
@@ -231,10 +232,81 @@ def test_reconstruct_refines_when_asked(wrong: Simulation, finished: Path, tmp_p
     np.testing.assert_array_equal(refined.defocus_A, wrong.particles.defocus_A)
 
 
+def test_good_poses_with_a_wrong_defocus(tmp_path: Path) -> None:
+    """The defocus has its turn though the poses gain nothing in the first round."""
+    made = simulate(
+        packaged_structure(), tmp_path / "set", 600, BOX, PIXEL_A, 0.5, seed=4, defocus_error_A=900.0
+    )
+    refined = _refined(made.star, tmp_path / "run", "--rounds", "3")
+    before, after = (
+        float(np.square(p.defocus_A - made.true_particles.defocus_A).mean())
+        for p in (made.particles, refined)
+    )
+    assert after < 0.4 * before
+    assert pose_error_deg(refined, made.true_particles) < 1.5
+
+
+def test_every_option_with_odd_images(tmp_path: Path) -> None:
+    made = simulate(
+        packaged_structure(),
+        tmp_path / "set",
+        300,
+        33,
+        6.4,
+        1.0,
+        seed=5,
+        angle_error_deg=4.0,
+        shift_error_px=0.5,
+    )
+    words = [
+        "--search",
+        "6",
+        "--weigh-by-width",
+        "--sigma-angle",
+        "4",
+        "--sigma-shift",
+        "3",
+        "--fit",
+        "images",
+    ]
+    refined = _refined(made.star, tmp_path / "run", "--rounds", "1", "--epochs", "3", *words)
+    assert pose_error_deg(refined, made.true_particles) < 0.7 * pose_error_deg(
+        made.particles, made.true_particles
+    )
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["refinement"]["settings"]["search_deg"] == 6
+    widths = summary["refinement"]["rounds"][0]["widths"][0]
+    assert widths[:2] == pytest.approx([4.0, 3.0], abs=1e-3)
+
+
+def test_a_file_is_not_refined_onto_itself(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    star = run / "particles_refined.star"
+    message = refused(capsys, *arguments(star, run, "--overwrite"))
+    assert "would be replaced" in message
+    assert star.exists()
+
+
+def test_micrographs_that_cannot_be_told_apart(
+    wrong: Simulation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, *arguments(wrong.star, tmp_path / "run", "--defocus", "micrograph"))
+    assert "rlnMicrographName" in message
+
+
 def test_contrast_is_read_back(wrong: Simulation, tmp_path: Path) -> None:
     contrast = np.random.default_rng(0).uniform(0.5, 1.5, len(wrong.particles))
     write_relion_star(replace(wrong.particles, contrast=contrast), tmp_path / "a.star", template=wrong.star)
     np.testing.assert_array_equal(read_particles(tmp_path / "a.star").contrast, contrast)
+    write_relion_star(wrong.particles, tmp_path / "b.star", template=tmp_path / "a.star")
+    assert (read_particles(tmp_path / "b.star").contrast == 1).all()
+    text = (tmp_path / "a.star").read_text().replace(repr(float(contrast[3])), "-0.1")
+    (tmp_path / "c.star").write_text(text)
+    with pytest.raises(Gem3dError, match=r"particle 4, column gem3dContrast: -0\.1 is negative"):
+        read_particles(tmp_path / "c.star")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from gem3d.fit.result import Fit
 from gem3d.fit.start import start_of_half
 from gem3d.gaussians import Gaussians
 from gem3d.progress import Reporter
-from gem3d.refine.rounds import HalfMaps
+from gem3d.refine.result import HalfMaps
 from gem3d.settings import ReconstructSettings
 from gem3d.summary import describe_rounds
 

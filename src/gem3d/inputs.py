@@ -11,8 +11,8 @@ from gem3d.assess.shells import FloatVolume
 from gem3d.errors import ParticleFileError, SettingsError, warn
 from gem3d.fit.accumulate import assign_halves
 from gem3d.maps import read_mask
-from gem3d.particles import ImageSource, read_particles
-from gem3d.settings import ReconstructSettings
+from gem3d.particles import ImageSource, Particles, read_particles
+from gem3d.settings import ReconstructSettings, RefineSettings
 
 # Where no diameter is given, the background lies outside this share of the box.
 BACKGROUND_DIAMETER_BOXES = 0.9
@@ -42,6 +42,18 @@ def find_images(
                 "file, or ask for random halves (--halves random)"
             )
     return images, halves
+
+
+def refuse_without_micrographs(particles: Particles, refinement: RefineSettings) -> None:
+    """Refuse a value for each micrograph where all particles seem to be of one."""
+    if len(np.unique(particles.micrograph_index)) > 1:
+        return
+    for option, how in (("--defocus", refinement.defocus), ("--contrast", refinement.contrast)):
+        if how == "micrograph":
+            raise SettingsError(
+                f"{option} micrograph: {particles.source} does not tell the particles' micrographs apart (column "
+                f"rlnMicrographName); add it, or use {option} particle"
+            )
 
 
 def background_diameter_A(given_A: float | None, box_size: int, pixel_size_A: float) -> float:

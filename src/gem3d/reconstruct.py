@@ -28,7 +28,13 @@ from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.observations import Observations
 from gem3d.gaussians import Gaussians, save_gaussians, save_ply
 from gem3d.half_maps import Job, density_of, fit_halves, maps_of_round, read_images
-from gem3d.inputs import background_diameter_A, find_images, last_shell_of, measuring_mask
+from gem3d.inputs import (
+    background_diameter_A,
+    find_images,
+    last_shell_of,
+    measuring_mask,
+    refuse_without_micrographs,
+)
 from gem3d.maps import write_map
 from gem3d.progress import Reporter
 from gem3d.refine.outputs import write_refinement
@@ -98,10 +104,16 @@ def _reconstruct(
     reporter: Reporter,
 ) -> Reconstruction:
     if settings.resume and settings.fit == "volume" and refinement is None:
+        begun = (out / run_directory.CHECKPOINTS / run_directory.CHECKPOINT_RUN).exists()
         raise SettingsError(
-            "--resume: --fit volume leaves nothing to go on from; run it again, with --overwrite if need be"
+            "--resume: the run was begun with another --fit or with a refinement; give the same options"
+            if begun
+            else "--resume: --fit volume leaves nothing to go on from; run it again, with --overwrite if need be"
         )
+    run_directory.refuse_inputs(out, particle_file=particle_file, mask=settings.mask)
     if refinement is not None and not settings.ctf:
+        if refinement.defocus == "micrograph" or refinement.sigma_defocus_A != "auto":
+            warn("--no-ctf: there is no defocus to refine")
         refinement = replace(refinement, defocus="fixed", sigma_defocus_A="auto")
     run_directory.check(out, overwrite=settings.overwrite, resume=settings.resume)
     threads = settings.threads or available_threads()
@@ -115,6 +127,8 @@ def _reconstruct(
     observations = Observations.of(images, diameter_A / pixel_size_A / 2, normalise=settings.normalise)
     last_shell = last_shell_of(settings.max_resolution_A, box_size, pixel_size_A)
     given_mask = None if settings.mask is None else measuring_mask(settings.mask, box_size, pixel_size_A)
+    if refinement is not None:
+        refuse_without_micrographs(particles, refinement)
     job = Job(settings, reporter, halves, last_shell, diameter_A, given_mask)
     checkpoints = RunCheckpoints(out, particles, settings, refinement, threads)
     run_directory.prepare(out, overwrite=settings.overwrite, resume=settings.resume)

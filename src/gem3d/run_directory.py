@@ -55,8 +55,8 @@ def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     if resume:
         if not begun:
             raise RunDirectoryError(
-                f"{out}: holds files, but no checkpoint to go on from: a finished run, or not one of --fit images; "
-                "choose another folder, or use --overwrite to replace the results in it"
+                f"{out}: holds files, but no checkpoint to go on from: a finished run, or one that leaves none "
+                "(--fit volume); choose another folder, or use --overwrite to replace the results in it"
             )
         return
     if begun:
@@ -66,6 +66,21 @@ def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     raise RunDirectoryError(
         f"{out}: the folder is not empty; choose another, or use --overwrite to replace the results in it"
     )
+
+
+def refuse_inputs(out: Path, **inputs: Path | str | None) -> None:
+    """Refuse to read from a file that this run would replace, such as the refined particles of an earlier one.
+
+    Raises
+    ------
+    RunDirectoryError
+    """
+    results = {(out / name).resolve() for name in RESULTS + REFINEMENT_RESULTS}
+    for given in inputs.values():
+        if given is not None and Path(given).resolve() in results:
+            raise RunDirectoryError(
+                f"{given}: lies in the output folder and would be replaced; give another --out"
+            )
 
 
 def prepare(out: Path, *, overwrite: bool, resume: bool = False) -> None:

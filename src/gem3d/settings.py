@@ -88,9 +88,9 @@ class ReconstructSettings:
     """Use the output folder though it holds files. Only the results of an earlier run are replaced, and only after
     all images have been read."""
     resume: Flag = False
-    """Go on with a run of `--fit images` that was killed, in the same folder and with the same other options; the
-    result is the one that it would have had. Begins where the folder is new or holds no more than a log; refuses that
-    of a finished run."""
+    """Go on with a run of `--fit images` or a refinement that was killed, in the same folder and with the same other
+    options; the result is the one that it would have had. Begins where the folder is new or holds no more than a log;
+    refuses that of a finished run."""
     quiet: Flag = False
     """Print errors only. Everything is in run.log all the same."""
 
@@ -154,7 +154,8 @@ class RefineSettings:
     """In the first round, try some 250 orientations within so many degrees of the given one before refining
     from the best. For starts that are further off than some 5 degrees; takes several times as long."""
     weigh_by_width: Flag = False
-    """In the reconstruction, damp each image's fine detail by how uncertain its pose is."""
+    """In the reconstruction, damp each image's fine detail by how uncertain its pose is. The STAR file does not hold
+    this damping."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:

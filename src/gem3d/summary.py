@@ -15,7 +15,7 @@ from gem3d.assess import CalibratedFSC, GuinierFit, MaskCorrectedFSC, Resolution
 from gem3d.assess.claim import END_OF_DATA
 from gem3d.fit.result import Fit
 from gem3d.progress import Reporter
-from gem3d.refine.rounds import Refinement
+from gem3d.refine.result import Refinement
 from gem3d.runtime import peak_memory_GB
 from gem3d.settings import ReconstructSettings, RefineSettings
 
@@ -104,7 +104,11 @@ def summarise(
         "settings": asdict(settings),
         "refinement": None
         if refined is None
-        else {"ended": refined.ended, "rounds": [asdict(report) for report in refined.rounds]},
+        else {
+            "settings": asdict(refined.settings),
+            "ended": refined.ended,
+            "rounds": [asdict(report) for report in refined.rounds],
+        },
         "device": "cpu",
         "threads": threads,
         "particles": {"half1": int((halves == 1).sum()), "half2": int((halves == 2).sum())},

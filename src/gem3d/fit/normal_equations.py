@@ -152,7 +152,7 @@ class NormalEquations:
         other: equations of further images, which count as well; the sum is never held as a whole.
         """
         box, padded = self.box_size_px, PADDING * self.box_size_px
-        extent = self.accumulator.shape[2] - 1
+        extent = self._extent_on(box)
         total, count, reached_count = torch.zeros(3, 2 * extent, dtype=torch.float64)
         for x, group in self._columns_with(other):
             shell = shells(extent, x, group.shape[2]).flatten()
@@ -188,8 +188,11 @@ class NormalEquations:
 
     def _columns(self, box_size: int) -> Iterator[tuple[int, torch.Tensor]]:
         """Columns of the accumulator up to the last frequency of a grid of `box_size` voxels."""
-        extent = self.accumulator.shape[2] - 1
-        return columns(self.accumulator, min(extent, PADDING * box_size // 2 - 1))
+        return columns(self.accumulator, self._extent_on(box_size))
+
+    def _extent_on(self, box_size: int) -> int:
+        """Last padded frequency that a grid of `box_size` voxels has along each axis; an odd one lacks our last."""
+        return min(self.accumulator.shape[2] - 1, PADDING * box_size // 2 - 1)
 
 
 def sinc_squared(position: torch.Tensor, padded_size: int) -> torch.Tensor:

@@ -75,7 +75,7 @@ def read_relion_star(path: Path | str, *, ctf: bool = True, ignore_extras: bool 
         phase_shift_deg=per_particle("rlnPhaseShift", 0.0, ctf),
         ctf_bfactor_A2=per_particle("rlnCtfBfactor", 0.0, ctf),
         ctf_scale=per_particle("rlnCtfScalefactor", 1.0, ctf),
-        contrast=per_particle(CONTRAST_COLUMN, 1.0),
+        contrast=_contrast(table),
         optics_index=optics_index,
         micrograph_index=_micrographs(table, stack_index),
         half_set=_half_set(table),
@@ -105,6 +105,14 @@ def _defocus(joined: JoinedOptics, column: str, ctf: bool) -> NDArray[np.float64
     if not ctf:
         return np.zeros(len(joined.particles))
     return joined.required(column, "the defocus (for images without a CTF pass --no-ctf)")
+
+
+def _contrast(table: StarTable) -> NDArray[np.float64]:
+    if CONTRAST_COLUMN not in table:
+        return np.ones(len(table))
+    values = table.numbers(CONTRAST_COLUMN)
+    table.refuse(CONTRAST_COLUMN, values < 0, values, "is negative; correct the row, or remove the column")
+    return values
 
 
 def _micrographs(table: StarTable, stack_index: NDArray[np.int32]) -> NDArray[np.int32]:

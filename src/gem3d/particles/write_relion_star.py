@@ -32,7 +32,8 @@ def write_relion_star(
     path: the file to write.
     template: a particle STAR file (any version) of as many particles in the same order. Its blocks and
         columns are kept word for word, but for the angles, the origins, the defocus (unless the particles
-        have none, read with `ctf=False`) and `rlnRandomSubset` (where the particles have half sets).
+        have none, read with `ctf=False`), `rlnRandomSubset` (where the particles have half sets) and
+        `gem3dContrast` (where they have any or had some).
     own_columns: further columns of the particles, `(n,)` each, by name.
 
     Raises
@@ -118,8 +119,8 @@ def _defocus_columns(particles: Particles) -> _Columns:
     }
 
 
-def _contrast_column(particles: Particles) -> _Columns:
-    changed = bool((particles.contrast != 1).any())
+def _contrast_column(particles: Particles, wanted: bool = False) -> _Columns:
+    changed = wanted or bool((particles.contrast != 1).any())
     return {CONTRAST_COLUMN: format_numbers(particles.contrast)} if changed else {}
 
 
@@ -131,7 +132,7 @@ def _merged_blocks(particles: Particles, template: Path, own: _Columns) -> dict[
             f"{template}: holds {len(table)} particles, the set to be written {len(particles)}; "
             "give the file that the particles were read from."
         )
-    replaced = own | _pose_columns(particles) | _contrast_column(particles)
+    replaced = own | _pose_columns(particles) | _contrast_column(particles, CONTRAST_COLUMN in table)
     if particles.defocus_A.any():
         replaced |= _defocus_columns(particles)
     if particles.half_set.any():

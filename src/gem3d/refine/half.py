@@ -37,7 +37,8 @@ class HalfState:
         those of the particle's micrograph.
     estimates: the present ones.
     precision: `(7,)` of the prior; infinite where nothing is refined.
-    gain: `(n,)` log likelihood above that at the particle file's values, both against the last map.
+    gain: `(n,)` log likelihood above that at the particle file's values, both against the last map, before values of
+        micrographs were set.
     width: `(n, 4)` standard deviations of the posterior: turn (radians, of all three axes), shift (pixels, of both),
         defocus (A), contrast; 0 where nothing is refined.
     """
@@ -166,6 +167,7 @@ def refine_half(
             report(done, n, "")
     if without_defocus:
         precision[DEFOCUS] = state.precision[DEFOCUS]
+    estimates.contrasts.clamp_(min=0)  # what looks like its own negative counts for nothing
     new = HalfState(state.start, estimates, precision, gain, width)
     if without_defocus:
         del alone["defocus"]
@@ -210,8 +212,7 @@ def _with_widths(
         distance, gradient, normal = (
             torch.cat([getattr(f, name) for f in found]) for name in ("distance", "gradient", "normal")
         )
-        before, precision = precision, estimate_widths(distance, gradient, normal, precision)
-        precision = torch.where(open_ones, precision, before)
+        before, precision = precision, estimate_widths(distance, gradient, normal, precision, ~open_ones)
         if float((precision / before - 1)[open_ones].abs().max()) < WIDTH_TOLERANCE:
             break
     return precision

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from gem3d import run_directory
 from gem3d.atomic import replacing
 from gem3d.particles import Particles, write_relion_star
-from gem3d.refine.rounds import Refinement
+from gem3d.refine.result import Refinement
 
 # Of values beyond this share at each end, one bin of the histograms holds all.
 TAIL_SHARE = 0.002
@@ -86,7 +86,7 @@ def changes(refinement: Refinement, given: Particles) -> dict[str, NDArray[np.fl
         "defocus changed by (A)": (now.defocus_A - given.defocus_A).mean(axis=1),
         "contrast": now.contrast,
         "log likelihood gained": refinement.gain,
-        "orientation known to (degrees)": refinement.width[:, 0],
+        "orientation known to (degrees, all axes)": refinement.width[:, 0],
     }
 
 

@@ -22,7 +22,11 @@ TOLERANCE = 1e-4
 
 
 def estimate_widths(
-    distance: torch.Tensor, gradient: torch.Tensor, normal: torch.Tensor, precision: torch.Tensor
+    distance: torch.Tensor,
+    gradient: torch.Tensor,
+    normal: torch.Tensor,
+    precision: torch.Tensor,
+    held: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Widths of the prior that explain the particles best.
 
@@ -31,13 +35,15 @@ def estimate_widths(
     distance: `(n, 7)` from the start to where each particle is.
     gradient, normal: `(n, 7)`, `(n, 7, 7)` of minus the log likelihood there.
     precision: `(7,)` that they were found with; infinite for parameters that are not free.
+    held: `(7,)` bool, parameters whose width is known and stays.
 
     Returns
     -------
     `(7,)` precision, alike within each kind of parameter; infinite where it was.
     """
     free = torch.isfinite(precision)
-    kinds = [[int(free[: i + 1].sum()) - 1 for i in range(7)[kind] if free[i]] for kind in KINDS]
+    wanted = free if held is None else free & ~held
+    kinds = [[int(free[: i + 1].sum()) - 1 for i in range(7)[kind] if wanted[i]] for kind in KINDS]
     h = normal[:, free][:, :, free]
     # The top of the parabola lies at d with H d = H distance - gradient.
     right = torch.einsum("npq,nq->np", h, distance[:, free]) - gradient[:, free]
@@ -122,7 +128,7 @@ def group_means(found: Marginal, groups: torch.Tensor, width: float) -> torch.Te
     for _ in range(EM_STEPS):
         posterior = 1 / (total[occupied] + 1 / max(variance, 1e-30))
         before, variance = variance, float(((right[occupied] * posterior).square() + posterior).mean())
-        if abs(variance / before - 1) < TOLERANCE:
+        if abs(variance - before) <= TOLERANCE * before:
             break
     means = right / (total + 1 / max(variance, 1e-30))
     return means[groups]

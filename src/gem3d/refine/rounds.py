@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d.assess import CalibratedFSC
-from gem3d.assess.shells import FloatVolume
 from gem3d.errors import warn
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.observations import Observations
@@ -27,6 +26,7 @@ from gem3d.progress import Reporter
 from gem3d.refine.estimates import Estimates
 from gem3d.refine.half import HalfState, refine_half
 from gem3d.refine.images import ImagesOfHalf
+from gem3d.refine.result import HalfMaps, Refinement, RoundReport
 from gem3d.settings import RefineSettings
 
 # A round must raise the sum of the calibrated FSC over its shells by this share for another to follow.
@@ -34,71 +34,6 @@ LEAST_GAIN = 0.005
 # Shells whose weight is below this have nothing to say.
 LEAST_WEIGHT = 0.02
 FEWEST_SHELLS = 4
-
-
-@dataclass(frozen=True)
-class HalfMaps:
-    """What the maps of a round say.
-
-    Attributes
-    ----------
-    maps: Gaussian half maps.
-    noise_power: of each half.
-    calibrated: FSC, and how much of each shell to believe.
-    """
-
-    maps: tuple[FloatVolume, FloatVolume]
-    noise_power: tuple[torch.Tensor, torch.Tensor]
-    calibrated: CalibratedFSC
-
-
-@dataclass(frozen=True)
-class RoundReport:
-    """One round: the maps that it began with, and what the refinement against them did.
-
-    Attributes
-    ----------
-    resolution_A: claimed for the maps before the particles were refined; None where none is.
-    fsc_sum: of the calibrated FSC over its shells.
-    last_shell: of the slices compared.
-    angle_change_deg, shift_change_A: root mean square of what changed in this round.
-    widths: of the prior of each half: angle (degrees), shift (A), defocus (A), contrast.
-    gain: mean log likelihood that particles gained since the start.
-    comparisons, seconds: of slices with images, in both halves.
-    """
-
-    round: int
-    resolution_A: float | None
-    fsc_sum: float
-    last_shell: int
-    angle_change_deg: float
-    shift_change_A: float
-    widths: tuple[tuple[float, ...], tuple[float, ...]]
-    gain: float
-    comparisons: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """Where the particles have come to.
-
-    Attributes
-    ----------
-    particles: with their new poses, shifts, defoci and contrasts.
-    observations: the same, as the reconstruction takes them.
-    gain: `(n,)` log likelihood gained since the start, against the last map.
-    width: `(n, 4)` posterior: angle (degrees), shift (A), defocus (A), contrast; 0 where nothing was refined.
-    rounds: what happened.
-    ended: why there were no more.
-    """
-
-    particles: Particles
-    observations: Observations
-    gain: NDArray[np.float64]
-    width: NDArray[np.float64]
-    rounds: tuple[RoundReport, ...]
-    ended: str
 
 
 def refine_particles(
@@ -150,7 +85,7 @@ class _Course:
             HalfState.begin(Estimates.start(*self._given_poses(rows)), settings, observations.pixel_size_A)
             for rows in self.rows
         )
-        self.before = self.states
+        self.best_states = self.states
         self.reports: list[RoundReport] = []
         self.best_sum = 0.0
         self.ended = ""
@@ -161,23 +96,23 @@ class _Course:
 
     def judge(self, calibrated: CalibratedFSC) -> bool:
         """Whether to refine against maps; ends the course where not, or where this was the last round."""
-        fsc_sum = _fsc_sum(calibrated)
+        fsc_sum, before = _fsc_sum(calibrated), self.best_sum
+        if fsc_sum >= before:
+            self.best_states, self.best_sum = self.states, fsc_sum
         n = len(self.reports)
         done = "1 round" if n == 1 else f"{n} rounds"
-        if n > 0 and fsc_sum < self.best_sum:
-            # The maps of the round before were better: so were the poses that they were made with.
-            self.states = self.before
-            self.ended = f"after {done}, as the last did not gain; its poses are not used"
-        elif n > 0 and fsc_sum < (1 + LEAST_GAIN) * self.best_sum:
-            self.ended = f"after {done}, as the last gained next to nothing"
-        elif n == self.settings.rounds:
+        # The defocus is free from the second round on only, which poses that are good must not keep it from.
+        defocus_to_come = n == 1 and self.settings.defocus != "fixed"
+        if n == self.settings.rounds:
             self.ended = f"after {done} (--rounds)"
+        elif n > 0 and fsc_sum < (1 + LEAST_GAIN) * before and not defocus_to_come:
+            self.ended = f"after {done}, as the last gained next to nothing"
         elif _last_shell(calibrated) < FEWEST_SHELLS:
-            self.ended = "nothing refined, as the half maps do not agree"
-            warn(
-                "the half maps hold nothing that particles could be refined against: poses are left as they are"
-            )
-        self.best_sum = max(self.best_sum, fsc_sum)
+            self.ended = "nothing refined, as the half maps do not agree" if n == 0 else f"after {done}"
+            warn("the half maps hold too few shells to refine particles against, which are left as they are")
+        if self.ended and fsc_sum < self.best_sum:
+            self.states = self.best_states
+            self.ended += "; the particles are those of the round with the best maps, not of the last"
         self._resolution_A = calibrated.claim.resolution_A or calibrated.claim.estimate_A
         return self.ended == ""
 
@@ -187,7 +122,7 @@ class _Course:
         last = _last_shell(found.calibrated)
         weight = torch.from_numpy(found.calibrated.regression_weight[: last + 1]).float()
         pixel_size_A = self.given.pixel_size_A
-        self.before, comparisons = self.states, 0
+        before, comparisons = self.states, 0
         states = []
         for half in (0, 1):
             with reporter.stage(f"round {number}, refine half {half + 1}", "images") as report:
@@ -207,15 +142,16 @@ class _Course:
                 )
                 states.append(state)
                 comparisons += n
+                del images  # one volume at a time
         self.states = tuple(states)
         moved = torch.cat(
-            [new.estimates.distance_from(old.estimates) for new, old in zip(states, self.before, strict=True)]
+            [new.estimates.distance_from(old.estimates) for new, old in zip(states, before, strict=True)]
         )
         self.reports.append(
             RoundReport(
                 number,
                 self._resolution_A,
-                self.best_sum,
+                _fsc_sum(found.calibrated),
                 last,
                 math.degrees(moved[:, :3].square().sum(1).mean().sqrt()),
                 float(moved[:, 3:5].square().sum(1).mean().sqrt() * pixel_size_A),
@@ -267,14 +203,15 @@ class _Course:
         return state.gain.numpy()
 
     def _width(self, state: HalfState) -> NDArray[np.float64]:
-        units = np.array([np.rad2deg(1.0), self.given.pixel_size_A, 1.0, 1.0])
+        units = np.array([math.degrees(1), self.given.pixel_size_A, 1.0, 1.0])
         width: NDArray[np.float64] = state.width.numpy() * units
         return width
 
     def _blur(self, state: HalfState) -> NDArray[np.float64]:
         """A quarter of the B factor of what the pose's uncertainty blurs: B = 8 pi^2 u^2, u along each axis."""
         turn, shift = state.width[:, 0].numpy(), state.width[:, 1].numpy() * self.given.pixel_size_A
-        # A point at the radius r moves by r times the turn about the two axes that move it; of all points of a ball
+        # The circle outside which there is background is drawn wide: a particle reaches about half as far. A point at
+        # the radius r moves by r times the turn about the two axes that move it; of all points of a ball
         # of the particle's size, 3/5 of the squared radius on average.
         radius_A = self.given.particle_radius_px * self.given.pixel_size_A / 2
         square_A2 = shift**2 / 2 + (turn**2 / 3) * 0.6 * radius_A**2 * 2 / 3
@@ -287,6 +224,7 @@ class _Course:
             self.observations_now(),
             self._per_particle("gain"),
             self._per_particle("width"),
+            self.settings,
             tuple(self.reports),
             self.ended,
         )
@@ -295,7 +233,7 @@ class _Course:
         """Every tensor by name: what a checkpoint holds."""
         return {
             f"{which}{half}/{name}": value.clone()  # a file must not hold one tensor under two names
-            for which, states in (("now", self.states), ("before", self.before))
+            for which, states in (("now", self.states), ("best", self.best_states))
             for half, state in enumerate(states)
             for name, value in state.tensors().items()
         }
@@ -314,7 +252,7 @@ class _Course:
             )
 
         self.states = tuple(state(f"now{half}/") for half in (0, 1))
-        self.before = tuple(state(f"before{half}/") for half in (0, 1))
+        self.best_states = tuple(state(f"best{half}/") for half in (0, 1))
         self.reports = [RoundReport(**report) for report in numbers["reports"]]
         self.best_sum, self.ended = numbers["best_sum"], numbers["ended"]
 
@@ -333,5 +271,5 @@ def _widths(state: HalfState, pixel_size_A: float) -> tuple[float, ...]:
     widths = state.precision.rsqrt()
     return tuple(
         round(float(widths[i]) * unit, 4)
-        for i, unit in ((0, np.rad2deg(1.0)), (3, pixel_size_A), (5, 1.0), (6, 1.0))
+        for i, unit in ((0, math.degrees(1)), (3, pixel_size_A), (5, 1.0), (6, 1.0))
     )

@@ -7,6 +7,7 @@ that it promises, up to a frequency where neighbouring turns still look alike. T
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -66,6 +67,7 @@ def search_and_refine(
         changes.append(change)
     order = torch.stack(losses).argsort(dim=0)[:FINALISTS]
     best = refine_batch(images.compare, begin, start, precision)
+    best = replace(best, comparisons=best.comparisons + n * len(turns))
     for finalist in order:
         from_there = begin.changed(torch.stack(changes)[finalist, everyone])
         best = best.better_of(refine_batch(images.compare, from_there, start, precision))

@@ -37,6 +37,7 @@ def transform_for_slices(density: torch.Tensor, shell_weight: torch.Tensor) -> t
     values = torch.complex(density @ half.real.T, density @ half.imag.T)
     values = torch.einsum("kz,zyx->kyx", along, values)
     values = torch.einsum("ky,zyx->zkx", along, values)
+    values = values.contiguous()
     values *= _between_shells(shell_weight, extent)
     return torch.view_as_real(values)
 

@@ -6,8 +6,8 @@ and of the Gaussian prior around where it started,
     J(change) = sum_k |C P - Y|^2 / sigma^2 + 1/2 sum_p (distance_p / width_p)^2
 
 A step solves (H + Q + d diag(H + Q)) change = -gradient, H the Gauss-Newton matrix and Q the prior's precision. Only
-a step that lowers J is taken; otherwise the particle's damping d is raised. So no particle ends worse than it began,
-and as the prior is best at the start, no particle's likelihood does either.
+a step that lowers J is taken; otherwise the particle's damping d is raised. So no particle ends worse than it began;
+and where it began at the start, where the prior is best, neither does its likelihood.
 
 (Levenberg 1944, Q. Appl. Math. 2:164; Marquardt 1963, SIAM J. Appl. Math. 11:431.)
 """

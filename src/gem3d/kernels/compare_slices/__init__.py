@@ -64,6 +64,10 @@ def compare_slices(
     n, radius = len(transforms), sample_weight.shape[1] - 1
     if volume.ndim != 4 or volume.shape != volume_shape((volume.shape[2] - 2) // 2):
         raise ValueError(f"no volume for slices: shape {tuple(volume.shape)}")
+    if not volume.is_contiguous():
+        raise ValueError(
+            "the volume must be contiguous: a copy for every comparison would cost more than the work"
+        )
     if volume.shape[2] < volume_shape(radius)[2]:
         raise ValueError(f"a volume of shape {tuple(volume.shape)} has no slices up to radius {radius}")
     out = (
@@ -73,7 +77,7 @@ def compare_slices(
     )
     half_turns = defocus_rates * (frequency_step_per_A**2 / torch.pi)
     cpu.compare_slices(
-        volume.contiguous().numpy(),
+        volume.numpy(),
         torch.view_as_real(transforms).numpy(),
         rotations.double().contiguous().numpy(),
         shifts_px.double().contiguous().numpy(),
