@@ -27,7 +27,7 @@ from gem3d.run_directory import CHECKPOINTS, REFINEMENT_RESULTS, RESULTS
 from gem3d.simulate import Simulation, simulate
 from gem3d.structures import packaged_structure
 
-BOX, PIXEL_A = 48, 4.4
+BOX, PIXEL_A = 40, 5.3
 OPTIONS = ("--threads", "2", "--gaussians", "400", "--quiet")
 ROUNDS = ("--rounds", "2")
 
@@ -82,7 +82,7 @@ def test_poses_and_maps_get_better(finished: Path, wrong: Simulation, tmp_path: 
     true = wrong.true_particles
     refined = read_particles(finished / "particles_refined.star")
     assert pose_error_deg(refined, true) < 0.5 * pose_error_deg(wrong.particles, true)
-    for name, share in (("shifts_A", 0.6), ("defocus_A", 0.95)):
+    for name, share in (("shifts_A", 0.6), ("defocus_A", 1.0)):
         before = np.square(getattr(wrong.particles, name) - getattr(true, name)).mean()
         assert np.square(getattr(refined, name) - getattr(true, name)).mean() < share**2 * before
     assert refined.contrast.std() < 0.2
@@ -92,7 +92,7 @@ def test_poses_and_maps_get_better(finished: Path, wrong: Simulation, tmp_path: 
         fourier_shell_correlation(read_map(folder / "map_unfiltered.mrc").values, truth)
         for folder in (finished, tmp_path / "before")
     )
-    assert after[4:18].mean() > before[4:18].mean() + 0.05
+    assert after[4:16].mean() > before[4:16].mean() + 0.05
 
 
 def test_outputs_of_the_contract(finished: Path, wrong: Simulation) -> None:
@@ -106,6 +106,7 @@ def test_outputs_of_the_contract(finished: Path, wrong: Simulation) -> None:
     assert [float(row["gain"]) for row in rows] == [found["gain"] for found in rounds]
     widths_deg = [float(row["sigma_angle_deg_half1"]) for row in rows]
     assert 2.2 < widths_deg[-1] < 3.8, "the errors are of 3 degrees"
+    assert float(rows[0]["sigma_defocus_A_half1"]) == 0 < float(rows[1]["sigma_defocus_A_half1"])
     page = (finished / "refinement.html").read_text()
     assert "log likelihood gained" in page
     assert "<script src=" not in page, "it must open without a network"
@@ -178,7 +179,7 @@ def test_half_1_does_not_see_half_2(
     """Other images in half 2. What the halves share is held fixed: the weight of each shell, and when to stop."""
     from gem3d.refine import rounds
 
-    monkeypatch.setattr(rounds, "_last_shell", lambda calibrated: 14)
+    monkeypatch.setattr(rounds, "_last_shell", lambda calibrated: 12)
     monkeypatch.setattr(rounds, "_fsc_sum", lambda calibrated: 1.0)
     real = rounds._Course.refine
 
@@ -337,4 +338,4 @@ def test_relion_reads_the_refined_file(wrong: Simulation, finished: Path, tmp_pa
     command[2:5] = [wrong.star.name, "--o", str(tmp_path / "before.mrc")]
     subprocess.run(command, cwd=wrong.star.parent, check=True, capture_output=True)
     before = fourier_shell_correlation(read_map(tmp_path / "before.mrc").values, truth)
-    assert theirs[4:16].mean() > before[4:16].mean() + 0.05
+    assert theirs[4:14].mean() > before[4:14].mean() + 0.05

@@ -101,6 +101,14 @@ def first_precision(settings: RefineSettings, pixel_size_A: float) -> torch.Tens
     return widths.square().reciprocal()
 
 
+def leaves_defocus(settings: RefineSettings, *, first: bool) -> bool:
+    """Whether a round leaves a defocus that is to be refined for the next ones.
+
+    The first map is the worst: what its faults pull a defocus to would be in the next map, and stay.
+    """
+    return first and settings.rounds > 1 and settings.defocus != "fixed"
+
+
 def refine_half(
     images: ImagesOfHalf,
     state: HalfState,
@@ -140,9 +148,8 @@ def refine_half(
 
     passes = WIDTH_PASSES if first else LATER_WIDTH_PASSES
     wanted = state.precision.clone()
-    without_defocus = first and settings.rounds > 1
+    without_defocus = leaves_defocus(settings, first=first)
     if without_defocus:
-        # The first map is the worst: what its faults pull a defocus to would be in the next map, and stay.
         wanted[DEFOCUS] = math.inf
     precision = _with_widths(wanted, refined, len(images), settings, rng, passes)
     n = len(images)

@@ -23,8 +23,8 @@ from gem3d.fit.observations import Observations
 from gem3d.optics import ctf_coefficients
 from gem3d.particles import Particles, file_order
 from gem3d.progress import Reporter
-from gem3d.refine.estimates import Estimates
-from gem3d.refine.half import HalfState, refine_half
+from gem3d.refine.estimates import DEFOCUS, Estimates
+from gem3d.refine.half import HalfState, leaves_defocus, refine_half
 from gem3d.refine.images import ImagesOfHalf
 from gem3d.refine.result import HalfMaps, Refinement, RoundReport
 from gem3d.settings import RefineSettings
@@ -101,8 +101,8 @@ class _Course:
             self.best_states, self.best_sum = self.states, fsc_sum
         n = len(self.reports)
         done = "1 round" if n == 1 else f"{n} rounds"
-        # The defocus is free from the second round on only, which poses that are good must not keep it from.
-        defocus_to_come = n == 1 and self.settings.defocus != "fixed"
+        # Poses that are good must not keep the defocus from its turn.
+        defocus_to_come = n == 1 and leaves_defocus(self.settings, first=True)
         if n == self.settings.rounds:
             self.ended = f"after {done} (--rounds)"
         elif n > 0 and fsc_sum < (1 + LEAST_GAIN) * before and not defocus_to_come:
@@ -155,7 +155,7 @@ class _Course:
                 last,
                 math.degrees(moved[:, :3].square().sum(1).mean().sqrt()),
                 float(moved[:, 3:5].square().sum(1).mean().sqrt() * pixel_size_A),
-                (_widths(states[0], pixel_size_A), _widths(states[1], pixel_size_A)),
+                (self._widths(states[0], number), self._widths(states[1], number)),
                 float(torch.cat([state.gain for state in states]).mean()),
                 comparisons,
                 round(time.perf_counter() - begun_s, 2),
@@ -198,6 +198,14 @@ class _Course:
         for rows, part in zip(self.rows, parts, strict=True):
             result[rows] = part
         return result
+
+    def _widths(self, state: HalfState, number: int) -> tuple[float, ...]:
+        """Of the prior that a round was done with: angle (degrees), shift (A), defocus (A), contrast."""
+        widths = state.precision.rsqrt()
+        if leaves_defocus(self.settings, first=number == 1):
+            widths[DEFOCUS] = 0
+        units = ((0, math.degrees(1)), (3, self.given.pixel_size_A), (5, 1.0), (6, 1.0))
+        return tuple(round(float(widths[i]) * unit, 4) for i, unit in units)
 
     def _gain(self, state: HalfState) -> NDArray[np.float64]:
         return state.gain.numpy()
@@ -265,11 +273,3 @@ def _fsc_sum(calibrated: CalibratedFSC) -> float:
 def _last_shell(calibrated: CalibratedFSC) -> int:
     """Last shell of which the half maps know something."""
     return int(np.flatnonzero(calibrated.regression_weight > LEAST_WEIGHT).max(initial=0))
-
-
-def _widths(state: HalfState, pixel_size_A: float) -> tuple[float, ...]:
-    widths = state.precision.rsqrt()
-    return tuple(
-        round(float(widths[i]) * unit, 4)
-        for i, unit in ((0, math.degrees(1)), (3, pixel_size_A), (5, 1.0), (6, 1.0))
-    )
