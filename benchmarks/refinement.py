@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 import relion
 from context import Context, Gem3dRun, SetSpec
 from gem3d import ReconstructSettings, RefineSettings, read_particles
-from gem3d.assess import ResolutionClaim
+from gem3d.assess import ResolutionClaim, resolution_at
+from gem3d.assess.fsc import FSC_THRESHOLD
 from gem3d.fit.observations import Observations
 from gem3d.half_maps import Job, maps_of_round
 from gem3d.inputs import BACKGROUND_DIAMETER_BOXES, find_images
 from gem3d.maps import read_map
-from gem3d.particles import Particles
+from gem3d.particles import Particles, angles_between_deg
 from gem3d.progress import Reporter
 from gem3d.refine.estimates import Estimates
 from gem3d.refine.images import ImagesOfHalf
@@ -87,9 +87,9 @@ def true_particles(context: Context, spec: SetSpec) -> Particles:
 
 def errors(found: Particles, true: Particles) -> dict[str, float]:
     """Root mean square errors, by a title with its unit."""
-    turns = Rotation.from_matrix(found.rotations @ true.rotations.transpose(0, 2, 1)).magnitude()
+    angles_deg = angles_between_deg(found.rotations, true.rotations)
     return {
-        "pose error, degrees": float(np.rad2deg(np.sqrt(np.square(turns).mean()))),
+        "pose error, degrees": float(np.sqrt(np.square(angles_deg).mean())),
         "shift error, A": float(np.sqrt(np.square(found.shifts_A - true.shifts_A).mean())),
         "defocus error, A": float(np.sqrt(np.square(found.defocus_A - true.defocus_A).mean())),
     }
@@ -149,22 +149,15 @@ def _claim(table: str, case: str, run: Gem3dRun, folder: Path, spec: SetSpec) ->
     """What is claimed beside what is true: where FSC(G1, truth) FSC(G2, truth) falls below 0.143."""
     truth, mask = read_truth(folder)
     one, two = (read_map(run.out / f"half{number}.mrc").values for number in (1, 2))
-    real_A = _crossing_A(actual_calibration((one, two), truth, mask), spec)
+    real_A = resolution_at(
+        actual_calibration((one, two), truth, mask), FSC_THRESHOLD, spec.pixel_A, spec.box_px
+    ).resolution_A
     claimed_A = run.summary["resolution"]["calibrated"]["estimate_A"]
     yield Measurement(table, case, "claimed, A", claimed_A)
     yield Measurement(table, case, "true 0.143 crossing, A", real_A)
     if real_A is not None:
         finer = finer_percent(claimed_A, real_A)
         yield Measurement(table, case, "claim finer than the truth by, %", finer, Target(high=3))
-
-
-def _crossing_A(curve: np.ndarray, spec: SetSpec, threshold: float = 0.143) -> float | None:
-    below = np.flatnonzero(curve[1:] < threshold)
-    if len(below) == 0:
-        return None
-    shell = int(below[0]) + 1
-    exact = shell - 1 + (curve[shell - 1] - threshold) / (curve[shell - 1] - curve[shell])
-    return float(spec.box_px * spec.pixel_A / exact)
 
 
 @benchmark(

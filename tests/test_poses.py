@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gem3d.particles import euler_to_matrix, matrix_to_euler
+from gem3d.particles import angles_between_deg, euler_to_matrix, matrix_to_euler
 
 GIMBAL = [
     (30.0, 0.0, 40.0),
@@ -60,3 +60,10 @@ def test_any_leading_shape():
     assert euler_to_matrix(np.zeros((0, 3))).shape == (0, 3, 3)
     with pytest.raises(ValueError, match="shape"):
         euler_to_matrix([1.0, 2.0])
+
+
+def test_angles_between_poses() -> None:
+    poses = euler_to_matrix([[10.0, 20.0, 30.0], [200.0, 90.0, -50.0]])
+    turned = Rotation.from_rotvec([[3.0, 0.0, 0.0], [0.0, 120.0, 0.0]], degrees=True).as_matrix() @ poses
+    np.testing.assert_allclose(angles_between_deg(turned, poses), [3.0, 120.0])
+    np.testing.assert_allclose(angles_between_deg(poses, turned), [3.0, 120.0])

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +11,7 @@ import mrcfile
 import numpy as np
 import pytest
 
+from command_line import killed_once_there, refused
 from gem3d.assess import fourier_shell_correlation
 from gem3d.cli import main
 from gem3d.gaussians import load_gaussians
@@ -29,13 +26,6 @@ OPTIONS = ("--fit", "images", "--threads", "1", "--gaussians", "300", "--epochs"
 
 def arguments(star: Path, out: Path, *extra: str) -> list[str]:
     return ["reconstruct", str(star), "--out", str(out), *OPTIONS, *extra]
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    assert stop.value.code == 2
-    return " ".join(capsys.readouterr().err.split())
 
 
 def results_of(out: Path) -> dict[str, bytes]:
@@ -65,16 +55,10 @@ def test_a_killed_run_goes_on_to_the_same_maps(
     made: Simulation, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "gem3d", *arguments(made.star, out, "--resume")]
-    process = subprocess.Popen(command)  # nothing to resume from yet: begins
     checkpoint = out / CHECKPOINTS / "half2.safetensors"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed_once_there(
+        checkpoint, *arguments(made.star, out, "--resume")
+    )  # nothing to resume from yet: begins
 
     assert "go on with --resume" in refused(capsys, *arguments(made.star, out))
     message = refused(capsys, *arguments(made.star, out, "--resume", "--seed", "7"))

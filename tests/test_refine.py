@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +13,13 @@ import gemmi
 import mrcfile
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
+from command_line import killed_once_there, refused
 from gem3d.assess import fourier_shell_correlation
 from gem3d.cli import main
 from gem3d.errors import Gem3dError
 from gem3d.maps import read_map
-from gem3d.particles import Particles, read_particles, write_relion_star
+from gem3d.particles import Particles, angles_between_deg, read_particles, write_relion_star
 from gem3d.run_directory import CHECKPOINTS, REFINEMENT_RESULTS, RESULTS
 from gem3d.simulate import Simulation, simulate
 from gem3d.structures import packaged_structure
@@ -34,13 +31,6 @@ ROUNDS = ("--rounds", "2")
 
 def arguments(star: Path, out: Path, *extra: str) -> list[str]:
     return ["refine", str(star), "--out", str(out), *OPTIONS, *ROUNDS, *extra]
-
-
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(list(words))
-    assert stop.value.code == 2
-    return " ".join(capsys.readouterr().err.split())
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +58,7 @@ def finished(wrong: Simulation, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def pose_error_deg(found: Particles, true: Particles) -> float:
-    turns = Rotation.from_matrix(found.rotations @ true.rotations.transpose(0, 2, 1)).magnitude()
-    return float(np.rad2deg(np.sqrt(np.square(turns).mean())))
+    return float(np.sqrt(np.square(angles_between_deg(found.rotations, true.rotations)).mean()))
 
 
 def results_of(out: Path) -> dict[str, bytes]:
@@ -154,15 +143,8 @@ def test_a_killed_run_goes_on_to_the_same_result(
     wrong: Simulation, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-m", "gem3d", *arguments(wrong.star, out, "--resume")])
     checkpoint = out / CHECKPOINTS / "refinement.safetensors"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed_once_there(checkpoint, *arguments(wrong.star, out, "--resume"))
     assert "go on with --resume" in refused(capsys, *arguments(wrong.star, out))
     message = refused(capsys, *arguments(wrong.star, out, "--resume", "--defocus", "fixed"))
     assert "defocus = particle, now it is fixed" in message

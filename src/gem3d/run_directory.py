@@ -68,7 +68,7 @@ def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     )
 
 
-def refuse_inputs(out: Path, **inputs: Path | str | None) -> None:
+def refuse_inputs(out: Path, *inputs: Path | str | None) -> None:
     """Refuse to read from a file that this run would replace, such as the refined particles of an earlier one.
 
     Raises
@@ -76,7 +76,7 @@ def refuse_inputs(out: Path, **inputs: Path | str | None) -> None:
     RunDirectoryError
     """
     results = {(out / name).resolve() for name in RESULTS + REFINEMENT_RESULTS}
-    for given in inputs.values():
+    for given in inputs:
         if given is not None and Path(given).resolve() in results:
             raise RunDirectoryError(
                 f"{given}: lies in the output folder and would be replaced; give another --out"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gem3d.optics import ctf_coefficients
-from gem3d.particles import ImageBatch, ImageSource, normalise_background, refuse_unnormalised
+from gem3d.particles import ImageBatch, ImageSource, Particles, normalise_background, refuse_unnormalised
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,12 @@ class Observations:
     @classmethod
     def of(cls, images: ImageSource, particle_radius_px: float, *, normalise: bool = True) -> Observations:
         """Those of an image source, with the poses and CTFs of its particles."""
-        particles = images.particles
-        return cls(
-            images,
-            particle_radius_px,
-            normalise,
-            torch.from_numpy(ctf_coefficients(particles)),
-            torch.from_numpy(np.ascontiguousarray(particles.rotations)),
-            torch.from_numpy(particles.shifts_A / particles.pixel_size_A),
-        )
+        return cls(images, particle_radius_px, normalise, *_poses_and_ctfs(images.particles))
+
+    def at(self, particles: Particles) -> Observations:
+        """The same images at other poses, shifts and CTFs of their particles."""
+        coefficients, rotations, shifts_px = _poses_and_ctfs(particles)
+        return replace(self, ctf_coefficients=coefficients, rotations=rotations, shifts_px=shifts_px)
 
     @property
     def box_size_px(self) -> int:
@@ -68,6 +65,14 @@ class Observations:
                 status = normalise_background(batch.images, self.particle_radius_px)
                 refuse_unnormalised(status, batch.rows, self.images.particles)
             yield batch
+
+
+def _poses_and_ctfs(particles: Particles) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return (
+        torch.from_numpy(ctf_coefficients(particles)),
+        torch.from_numpy(np.ascontiguousarray(particles.rotations)),
+        torch.from_numpy(particles.shifts_A / particles.pixel_size_A),
+    )
 
 
 def transform(images: NDArray[np.float32]) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from gem3d.particles.image_source import ImageBatch, ImageSource, file_order, fill_box_size
 from gem3d.particles.particles import OpticsGroup, Particles
-from gem3d.particles.poses import euler_to_matrix, matrix_to_euler
+from gem3d.particles.poses import angles_between_deg, euler_to_matrix, matrix_to_euler
 from gem3d.particles.preprocess import normalise_background, refuse_unnormalised
 from gem3d.particles.read import read_particles
 from gem3d.particles.relion_star import read_relion_star
@@ -13,6 +13,7 @@ __all__ = [
     "ImageSource",
     "OpticsGroup",
     "Particles",
+    "angles_between_deg",
     "euler_to_matrix",
     "file_order",
     "fill_box_size",

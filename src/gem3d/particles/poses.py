@@ -30,6 +30,13 @@ def euler_to_matrix(angles_deg: ArrayLike) -> NDArray[np.float64]:
     return np.ascontiguousarray(matrices.transpose(0, 2, 1)).reshape(*angles.shape, 3)
 
 
+def angles_between_deg(rotations: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
+    """Angle of the turn from each pose to another, in degrees; `(n, 3, 3)` both, `(n,)` back."""
+    turns = np.asarray(rotations) @ np.swapaxes(np.asarray(others), -1, -2)
+    angles: NDArray[np.float64] = np.rad2deg(Rotation.from_matrix(turns).magnitude())
+    return angles
+
+
 def matrix_to_euler(rotations: ArrayLike) -> NDArray[np.float64]:
     """Euler angles of rotation matrices, the inverse of `euler_to_matrix`.
 

@@ -43,6 +43,10 @@ class Estimates:
             torch.ones(n, dtype=torch.float64),
         )
 
+    def copy(self) -> Estimates:
+        """The same values in memory of their own."""
+        return Estimates(*(getattr(self, f.name).clone() for f in fields(self)))
+
     def select(self, index: torch.Tensor) -> Estimates:
         """Those of some particles."""
         return Estimates(*(getattr(self, f.name)[index] for f in fields(self)))

@@ -55,7 +55,7 @@ class HalfState:
         n = len(start)
         return cls(
             start,
-            start.select(torch.arange(n)),
+            start.copy(),
             first_precision(settings, pixel_size_A),
             torch.zeros(n, dtype=torch.float64),
             torch.zeros(n, 4, dtype=torch.float64),
@@ -153,7 +153,7 @@ def refine_half(
         wanted[DEFOCUS] = math.inf
     precision = _with_widths(wanted, refined, len(images), settings, rng, passes)
     n = len(images)
-    estimates = state.estimates.select(torch.arange(n))
+    estimates = state.estimates.copy()
     gain, width = torch.zeros(n, dtype=torch.float64), torch.zeros(n, 4, dtype=torch.float64)
     alone = {
         name: Marginal(torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64))
@@ -229,7 +229,7 @@ def _with_common_values(
     state: HalfState, alone: dict[str, Marginal], micrographs: torch.Tensor, settings: RefineSettings
 ) -> HalfState:
     """Move the centres of the priors to what the particles of a micrograph have in common."""
-    start, estimates = (e.select(torch.arange(len(e))) for e in (state.start, state.estimates))
+    start, estimates = (state.start.copy(), state.estimates.copy())
     for name, told in alone.items():
         how, kind = getattr(settings, name), _KINDS[name]
         if how == "fixed":

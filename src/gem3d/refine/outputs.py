@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from gem3d import run_directory
 from gem3d.atomic import replacing
-from gem3d.particles import Particles, write_relion_star
+from gem3d.particles import Particles, angles_between_deg, write_relion_star
 from gem3d.refine.result import Refinement
 
 # Of values beyond this share at each end, one bin of the histograms holds all.
@@ -79,9 +78,8 @@ def round_rows(refinement: Refinement) -> list[dict[str, Any]]:
 def changes(refinement: Refinement, given: Particles) -> dict[str, NDArray[np.float64]]:
     """What has become of each particle, `(n,)` each, by a title with its unit."""
     now = refinement.particles
-    turns = Rotation.from_matrix(now.rotations @ given.rotations.transpose(0, 2, 1)).magnitude()
     return {
-        "orientation changed by (degrees)": np.rad2deg(turns),
+        "orientation changed by (degrees)": angles_between_deg(now.rotations, given.rotations),
         "shift changed by (A)": np.linalg.norm(now.shifts_A - given.shifts_A, axis=1),
         "defocus changed by (A)": (now.defocus_A - given.defocus_A).mean(axis=1),
         "contrast": now.contrast,

@@ -20,7 +20,6 @@ from gem3d.assess import CalibratedFSC
 from gem3d.errors import warn
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.observations import Observations
-from gem3d.optics import ctf_coefficients
 from gem3d.particles import Particles, file_order
 from gem3d.progress import Reporter
 from gem3d.refine.estimates import DEFOCUS, Estimates
@@ -165,16 +164,10 @@ class _Course:
 
     def observations_now(self) -> Observations:
         """The observations at the present estimates."""
-        particles = self.particles_now()
-        coefficients = ctf_coefficients(particles)
+        observations = self.given.at(self.particles_now())
         if self.settings.weigh_by_width:
-            coefficients[:, 5] += self._per_particle("blur")
-        return replace(
-            self.given,
-            ctf_coefficients=torch.from_numpy(coefficients),
-            rotations=torch.from_numpy(particles.rotations),
-            shifts_px=torch.from_numpy(particles.shifts_A / particles.pixel_size_A),
-        )
+            observations.ctf_coefficients[:, 5] += torch.from_numpy(self._per_particle(self._blur))
+        return observations
 
     def particles_now(self) -> Particles:
         """The particles at the present estimates."""
@@ -191,9 +184,9 @@ class _Course:
             particles, rotations=rotations, shifts_A=shifts_A, defocus_A=defocus_A, contrast=contrast
         )
 
-    def _per_particle(self, name: str) -> NDArray[np.float64]:
+    def _per_particle(self, values_of: Callable[[HalfState], NDArray[np.float64]]) -> NDArray[np.float64]:
         """Values of the halves' states in the order of the particle file."""
-        parts = [getattr(self, f"_{name}")(state) for state in self.states]
+        parts = [values_of(state) for state in self.states]
         result = np.zeros((sum(map(len, parts)), *parts[0].shape[1:]))
         for rows, part in zip(self.rows, parts, strict=True):
             result[rows] = part
@@ -206,9 +199,6 @@ class _Course:
             widths[DEFOCUS] = 0
         units = ((0, math.degrees(1)), (3, self.given.pixel_size_A), (5, 1.0), (6, 1.0))
         return tuple(round(float(widths[i]) * unit, 4) for i, unit in units)
-
-    def _gain(self, state: HalfState) -> NDArray[np.float64]:
-        return state.gain.numpy()
 
     def _width(self, state: HalfState) -> NDArray[np.float64]:
         units = np.array([math.degrees(1), self.given.pixel_size_A, 1.0, 1.0])
@@ -230,8 +220,8 @@ class _Course:
         return Refinement(
             self.particles_now(),
             self.observations_now(),
-            self._per_particle("gain"),
-            self._per_particle("width"),
+            self._per_particle(lambda state: state.gain.numpy()),
+            self._per_particle(self._width),
             self.settings,
             tuple(self.reports),
             self.ended,

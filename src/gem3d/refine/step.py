@@ -56,7 +56,7 @@ class Refined:
     def better_of(self, other: Refined) -> Refined:
         """For each particle the one of two results whose objective is lower."""
         theirs = other.objective < self.objective
-        estimates = self.estimates.select(torch.arange(len(theirs)))
+        estimates = self.estimates.copy()
         estimates.put(theirs, other.estimates.select(theirs))
 
         def pick(name: str) -> torch.Tensor:
@@ -91,7 +91,7 @@ def refine_batch(
     n = len(begin)
     everyone = torch.arange(n)
     free = torch.isfinite(precision)
-    current, found = begin.select(everyone), compare(everyone, begin)
+    current, found = begin.copy(), compare(everyone, begin)
     loss, gradient, normal = found.loss.clone(), found.gradient.clone(), found.normal.clone()
     distance = current.distance_from(start)
     prior = _prior(distance, precision, free)

@@ -1,0 +1,33 @@
+"""What tests of whole commands share."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gem3d.cli import main
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What standard error says of a command that must end with 2, on one line."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def killed_once_there(file: Path, *words: str) -> None:
+    """A command in a process of its own, killed as soon as it has written the file."""
+    process = subprocess.Popen([sys.executable, "-m", "gem3d", *words])
+    deadline = time.monotonic() + 120
+    while not file.exists():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
