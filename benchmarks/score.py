@@ -121,7 +121,7 @@ def calibration_error(
 
 def actual_calibration(halves: tuple[Volume, Volume], truth: Volume, mask: Volume) -> Curve:
     """FSC(G1, truth) FSC(G2, truth), masked after the shell filter as the calibrated FSC is."""
-    products = band_passed_products([*halves, truth], [np.square(mask)]).inner_products[0]
+    products = band_passed_products([*halves, truth], np.square(mask)).inner_products
     norm = np.sqrt(products[:, 0, 0] * products[:, 1, 1]) * products[:, 2, 2]
     crossed = products[:, 0, 2] * products[:, 1, 2]
     actual: Curve = np.divide(crossed, norm, out=np.zeros_like(crossed), where=norm > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from gem3d.assess import (
@@ -17,6 +18,7 @@ from gem3d.assess import (
     resolution_at,
     sphere_mask,
 )
+from gem3d.assess.band_pass import effective_numbers, shell_band
 from gem3d.assess.claim import ResolutionClaim, claim_resolution
 from gem3d.assess.shells import fourier_transform, frequency_radius, inverse_fourier_transform, shell_index
 from gem3d.assess.table import FSC_COLUMNS
@@ -76,7 +78,7 @@ def half_maps(seed: int, box_size: int, level: float) -> tuple[Volume, list[Volu
 
 def true_correlations(truth: Volume, maps: list[Volume], mask: Volume) -> NDArray[np.float64]:
     """Correlation of each map with the truth per shell, `(n, n_shells)`, masked after the shell filter."""
-    inner = band_passed_products([truth, *maps], [mask**2]).inner_products[0]
+    inner = band_passed_products([truth, *maps], mask**2).inner_products
     norm = np.sqrt(np.einsum("sii->si", inner))
     return (inner[:, 0, 1:] / (norm[:, :1] * norm[:, 1:])).T
 
@@ -113,7 +115,7 @@ def test_final_map_correlation_is_that_of_the_mean_map(known):
 def test_weights_are_the_regression_of_the_truth(known):
     truth, gaussian, linear, mask, result = known
     mean = (gaussian[0] + gaussian[1]) / 2
-    inner = band_passed_products([truth, gaussian[0], mean], [mask**2]).inner_products[0]
+    inner = band_passed_products([truth, gaussian[0], mean], mask**2).inner_products
     valid = slice(result.first_tested_shell, result.valid_up_to_shell + 1)
     half, final = inner[:, 0, 1] / inner[:, 1, 1], inner[:, 0, 2] / inner[:, 2, 2]
     assert np.abs(result.regression_weight - np.clip(half, 0, 1.5))[valid].mean() < 0.05
@@ -262,28 +264,40 @@ def test_null_spread_is_that_of_the_effective_number():
     rng = np.random.default_rng(5)
     mask = sphere_mask(box_size, 1.0, 14.0, 4.0)
     maps = [white_noise(rng, box_size) for _ in range(n_maps)]
-    products = band_passed_products(maps, [mask**2])
-    inner = products.inner_products[0]
+    products = band_passed_products(maps, mask**2)
+    inner = products.inner_products
     norm = np.sqrt(np.einsum("sii->si", inner))
     pairs = np.triu_indices(n_maps, 1)
     fsc = (inner / (norm[:, :, None] * norm[:, None, :]))[:, pairs[0], pairs[1]]
     measured = np.sqrt((fsc**2).mean(axis=1))[5:15]
-    expected = 1 / np.sqrt(2 * products.n_effective[0, 5:15])
+    expected = 1 / np.sqrt(2 * products.n_effective[5:15])
     assert np.abs(measured / expected - 1).max() < 0.2
     assert abs((measured / expected).mean() - 1) < 0.05
 
 
+@pytest.mark.parametrize("diameter", [0.4, 0.8])
 @pytest.mark.parametrize("box_size", [40, 45])
-def test_small_grids_give_the_result_of_the_full_grid(box_size: int):
+def test_small_grids_give_the_result_of_the_full_grid(box_size: int, diameter: float):
     rng = np.random.default_rng(9)
     truth = particle(rng, box_size)
     maps = [truth + 0.5 * white_noise(rng, box_size) for _ in range(3)]
-    weights = [sphere_mask(box_size, 1.0, d, 6.0) ** 2 for d in (0.4 * box_size, 0.8 * box_size)]
-    fast, full = band_passed_products(maps, weights), band_passed_products(maps, weights, full_grid=True)
-    norm = np.sqrt(np.einsum("wsii->wsi", full.inner_products))
-    scale = norm[..., :, None] * norm[..., None, :]
+    weight = sphere_mask(box_size, 1.0, diameter * box_size, 6.0) ** 2
+    weight[:, : box_size // 3] = 0  # off the centre
+    fast, full = band_passed_products(maps, weight), band_passed_products(maps, weight, full_grid=True)
+    norm = np.sqrt(np.einsum("sii->si", full.inner_products))
+    scale = norm[:, :, None] * norm[:, None, :]
     assert np.abs((fast.inner_products - full.inner_products) / scale).max() < 1e-3
-    assert fast.n_effective == pytest.approx(full.n_effective, rel=1e-3)
+
+
+@pytest.mark.parametrize("box_size", [40, 45])
+def test_effective_numbers_are_those_of_a_sum_over_pixels(box_size: int):
+    weight = sphere_mask(box_size, 1.0, 0.6 * box_size, 6.0)
+    weight[: box_size // 2] *= 0.3
+    radius = torch.from_numpy(frequency_radius(box_size))
+    found = effective_numbers(weight, box_size // 2 + 1)
+    for shell in (0, 2, 7, 8, 12, 17, box_size // 2):
+        expected = effective_number(weight, (shell_band(shell)(radius) ** 2).numpy())
+        assert found[shell] == pytest.approx(expected, rel=0.05)
 
 
 def test_full_grid_is_filter_then_mask():
@@ -298,10 +312,10 @@ def test_full_grid_is_filter_then_mask():
     band[0, 0, 0] = 0
     fields = [np.fft.ifftn(np.fft.fftn(x.astype(np.float64)) * band).real for x in (a, b)]
     expected = (weight * fields[0] * fields[1]).mean()
-    products = band_passed_products([a, b], [weight], full_grid=True)
-    assert products.inner_products[0, shell, 0, 1] == pytest.approx(expected, abs=1e-6)
+    products = band_passed_products([a, b], weight, full_grid=True)
+    assert products.inner_products[shell, 0, 1] == pytest.approx(expected, abs=1e-6)
     half_band = band[:, :, : box_size // 2 + 1]
-    assert products.n_effective[0, shell] == pytest.approx(effective_number(weight, half_band**2), rel=1e-4)
+    assert products.n_effective[shell] == pytest.approx(effective_number(weight, half_band**2), rel=1e-4)
 
 
 def test_table_is_empty_beyond_validity(known):

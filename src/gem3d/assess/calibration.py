@@ -22,8 +22,8 @@ import numpy as np
 from gem3d.assess.band_pass import BandProducts, band_passed_products
 from gem3d.assess.claim import ResolutionClaim, claim_resolution
 from gem3d.assess.fsc import FSC_THRESHOLD
-from gem3d.assess.mask import sphere_mask
 from gem3d.assess.shells import Curve, FloatVolume, check_same_box
+from gem3d.assess.significance import sphere_significance
 from gem3d.assess.smoothing import local_linear_weights, pooled_number
 
 # Raw values where SE/F is below 4 %, smoothed ones above 10 %, a blend between.
@@ -38,7 +38,6 @@ FEWEST_POOLED_VALUES = 16.0
 # ends: F is too low there, by up to 0.1 in simulations.
 EDGE_SHELLS = 1
 LARGEST_REGRESSION_WEIGHT = 1.5
-A_PRIORI_DIAMETER_BOXES = 0.9
 G1, G2, B1, B2, FINAL = range(5)
 
 
@@ -128,21 +127,21 @@ def calibrated_fsc(
         mask=mask,
         final_map=final_map,
     )
-    # A mask drawn from pure noise fakes correlation in the lowest shells; a sphere chosen beforehand cannot.
-    box_A = box_size * pixel_size_A
-    sphere = sphere_mask(
-        box_size,
-        pixel_size_A,
-        min(particle_diameter_A or np.inf, A_PRIORI_DIAMETER_BOXES * box_A),
-        0.05 * box_A,
+    mask = np.ones_like(gaussian_half1) if mask is None else np.asarray(mask, dtype=np.float32)
+    maps = [gaussian_half1, gaussian_half2, linear_half1, linear_half2]
+    if final_map is not None:
+        maps.append(np.asarray(final_map, np.float32))
+    products = band_passed_products(maps, np.square(mask), last_shell=last_shell, progress=progress)
+    z_sphere = sphere_significance(
+        linear_half1,
+        linear_half2,
+        pixel_size_A=pixel_size_A,
+        particle_diameter_A=particle_diameter_A,
+        last_shell=last_shell,
     )
-    mask = np.ones_like(sphere) if mask is None else np.asarray(mask, dtype=np.float32)
-    final = np.asarray((gaussian_half1 + gaussian_half2) / 2 if final_map is None else final_map, np.float32)
-    maps = [gaussian_half1, gaussian_half2, linear_half1, linear_half2, final]
-    weights = [np.square(mask), np.square(sphere)]
-    products = band_passed_products(maps, weights, last_shell=last_shell, progress=progress)
     return _assess(
         products,
+        z_sphere,
         threshold=threshold,
         pixel_size_A=pixel_size_A,
         box_size=box_size,
@@ -180,14 +179,24 @@ def calibrated_stderr(
 
 
 def _assess(
-    products: BandProducts, *, threshold: float, pixel_size_A: float, box_size: int, edge_shells: int
+    products: BandProducts,
+    z_sphere: Curve,
+    *,
+    threshold: float,
+    pixel_size_A: float,
+    box_size: int,
+    edge_shells: int,
 ) -> CalibratedFSC:
-    """Everything that follows from the inner products under the mask (weight 0) and the sphere (weight 1)."""
-    under_mask, under_sphere = products.inner_products
-    n, n_sphere = products.n_effective
-    norm_g1, norm_g2, norm_b1, norm_b2, norm_final = (
-        np.sqrt(np.maximum(under_mask[:, i, i], 0)) for i in (G1, G2, B1, B2, FINAL)
+    """Everything that follows from the inner products under the mask and the test under the sphere."""
+    under_mask, n = products.inner_products, products.n_effective
+    norm_g1, norm_g2, norm_b1, norm_b2 = (
+        np.sqrt(np.maximum(under_mask[:, i, i], 0)) for i in (G1, G2, B1, B2)
     )
+    if under_mask.shape[1] > FINAL:
+        norm_final = np.sqrt(np.maximum(under_mask[:, FINAL, FINAL], 0))
+    else:  # the mean of the Gaussian half maps
+        of_sum = under_mask[:, : G2 + 1, : G2 + 1].sum(axis=(1, 2))
+        norm_final = np.sqrt(np.maximum(of_sum, 0)) / 2
     norm_b = np.sqrt(norm_b1 * norm_b2)
     fsc_linear = _ratio(under_mask[:, B1, B2], norm_b1 * norm_b2)
     fsc_gaussian = _ratio(under_mask[:, G1, G2], norm_g1 * norm_g2)
@@ -225,10 +234,6 @@ def _assess(
     stderr = _blend(raw_stderr, pooled_stderr, share)
 
     z_mask = smooth_linear * np.sqrt(2 * n_pooled)
-    sphere_norm = np.sqrt(np.maximum(under_sphere[:, B1, B1] * under_sphere[:, B2, B2], 0))
-    sphere_kernel = local_linear_weights(n_sphere)
-    z_sphere = sphere_kernel @ _ratio(under_sphere[:, B1, B2], sphere_norm)
-    z_sphere *= np.sqrt(2 * pooled_number(sphere_kernel, n_sphere))
     last_tested = len(raw) - 1 - edge_shells
     tested = slice(0, last_tested + 1)
     first, last = _valid_range(z_mask[tested], z_sphere[tested], n_pooled[tested])
