@@ -1,0 +1,284 @@
+"""The calibrated FSC around every point of a grid: what local resolution and local filtering are read from.
+
+The window of a point is a Gaussian, and as everywhere (`gem3d.assess.band_pass`) it comes after the filter: the maps
+are band-passed once for all points, their products smoothed and read at the points. A narrow window cannot tell
+neighbouring shells apart, so the bands are as wide as the window makes them in any case: the kernel of a band
+reaches as far as the window does.
+
+Where a map ends in one place and goes on in another, a wide band carries strong signal up across its lower edge, as
+the sharp-edged mask does that other programs move through the map; these subtract what phase-randomised maps show
+(Chen et al. 2013, Ultramicroscopy 135:24). Here the maps are whitened first, which leaves no steep fall to leak down,
+and what a band sees of the bands below it is subtracted, at every point its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gem3d.assess.band_fields import Band, BandFields, Window, bandwidth, crop, spectrum_of
+from gem3d.assess.shells import (
+    Curve,
+    FloatVolume,
+    check_same_box,
+    fourier_transform,
+    inverse_fourier_transform,
+    shell_index,
+    shell_sizes,
+    shell_sums,
+)
+
+SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
+# Share of the variance of the whole window that is the window's own; the rest is the reach of the bands' power.
+OWN_SHARE = 2 / 3
+BAND_CUTOFF_SIGMAS = 3.0
+SPACING_SIGMAS = 0.7
+STEPS_PER_WINDOW = 4.0
+
+
+@dataclass(frozen=True)
+class LocalCurves:
+    """Curves over bands at the points of a grid.
+
+    centres_shells: `(n,)` of the bands, in Fourier pixels of the box, rising.
+    window_A: full width at half maximum of the window, kernel of the bands included.
+    positions: voxel coordinates of the points along z, y, x.
+    calibrated: `(n, z, y, x)` the calibrated FSC; the ordinary one where the half maps are their own linear maps.
+    significance: `(z, y, x)` of the correlation of the linear half maps in the first band, in standard deviations.
+    weight: `(n, z, y, x)` regression on the truth of the final map.
+    inside: `(z, y, x)` share of a window that lies under the mask.
+    """
+
+    centres_shells: Curve
+    window_A: float
+    positions: tuple[Curve, Curve, Curve]
+    calibrated: NDArray[np.float32]
+    significance: NDArray[np.float64]
+    weight: NDArray[np.float32]
+    inside: NDArray[np.float64]
+
+
+def local_curves(
+    half1: FloatVolume,
+    half2: FloatVolume,
+    mask: FloatVolume,
+    pixel_size_A: float,
+    *,
+    window_A: float,
+    last_shell: int,
+    linear: tuple[FloatVolume, FloatVolume] | None = None,
+    final_map: FloatVolume | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LocalCurves:
+    """The calibrated FSC F = <G1,B2> <G2,B1> / (|G1| |G2| <B1,B2>) under a window around each point.
+
+    Parameters
+    ----------
+    half1, half2: `(D, D, D)` half maps G, unmasked, unfiltered.
+    mask: `(D, D, D)` in [0, 1]; every window is multiplied by its square.
+    pixel_size_A: A per voxel.
+    window_A: full width at half maximum of the window, kernel of the bands included; no band is coarser than that.
+    last_shell: no band lies beyond.
+    linear: half maps B without a prior; None: the half maps are their own, and F is the ordinary FSC.
+    final_map: the map whose regression on the truth is wanted; None for the mean of the half maps.
+    progress: called with (bands done, bands in all).
+    """
+    box_size = check_same_box(half1=half1, half2=half2, mask=mask)
+    box_A = box_size * pixel_size_A
+    own_voxels, sigma_per_voxel = _widths(window_A, pixel_size_A)
+    sigma_shells = sigma_per_voxel * box_size
+    first = box_A / window_A
+    centres = np.linspace(first, last_shell, max(2, round((last_shell - first) / (SPACING_SIGMAS * sigma_shells)) + 1))
+
+    b1, b2 = linear or (half1, half2)
+    factor = _whitening(b1 + b2, last_shell)
+    maps = [half1, half2, *(linear or ()), *(() if final_map is None else (final_map,))]
+    weight = np.square(mask)
+    window = Window.around([weight])
+    fields = BandFields(
+        [_filtered(volume, factor) for volume in maps], window, bandwidth(spectrum_of(weight), box_size)
+    )
+    step = window_A / pixel_size_A / STEPS_PER_WINDOW
+    positions = (_points(*window.z, step), _points(*window.y, step), _points(*window.x, step))
+    sums = _Sums(fields, weight, positions, own_voxels)
+    # What counts is the number of independent values, (sum W)^2 / sum W^2 of that of a whole Gaussian.
+    inside = sums.of(weight, own_voxels)
+    squared = sums.of(np.square(weight), own_voxels / np.sqrt(2))
+    share = np.divide(inside**2, squared, out=np.zeros_like(inside), where=squared > 1e-6)
+
+    g1, g2 = 0, 1
+    l1, l2 = (2, 3) if linear else (g1, g2)
+    pairs = sorted({(g1, l2), (l1, g2), (g1, g1), (g2, g2), (g1, g2), (l1, l2), (l1, l1), (l2, l2)})
+    if final_map is not None:
+        pairs.append((len(maps) - 1, len(maps) - 1))
+    found = np.zeros((len(centres), len(pairs), *inside.shape))
+    for i, centre in enumerate(centres):
+        last = float(centre) + BAND_CUTOFF_SIGMAS * sigma_shells
+        found[i] = sums.of_products(_band(float(centre), sigma_shells), last, pairs)
+        if progress is not None:
+            progress(i + 1, len(centres))
+    # Before anything is subtracted: the first band has nothing below it.
+    of = {pair: found[0, i] for i, pair in enumerate(pairs)}
+    n = share * values_in_window(window_A, window_A, pixel_size_A)
+    noise = np.sqrt(np.maximum(of[l1, l1] * of[l2, l2], 0))
+    significance = _ratio(of[l1, l2], noise) * np.sqrt(2 * n)
+
+    _subtract_lower_bands(found, centres, sigma_shells)
+    of = {pair: found[:, i] for i, pair in enumerate(pairs)}
+    norm1, norm2 = (np.sqrt(np.maximum(of[g, g], 0)) for g in (g1, g2))
+    cross1, cross2, signal = of[g1, l2], of[l1, g2] if (l1, g2) in of else of[g2, l1], of[l1, l2]
+    positive = (cross1 > 0) & (cross2 > 0) & (signal > 0)
+    calibrated = _ratio(cross1 * cross2, norm1 * norm2 * signal) * positive
+    between = np.clip(_ratio(of[g1, g2], norm1 * norm2), 0, 1)
+    final = np.maximum(found[:, -1], 0) if final_map is not None else norm1 * norm2 * (1 + between) / 2
+    half = (_ratio(cross1, norm1**2) + _ratio(cross2, norm2**2)) / 2
+    regression = half * np.sqrt(2 / (1 + between) * _ratio(norm1 * norm2, final))
+    return LocalCurves(
+        centres,
+        window_A,
+        positions,
+        calibrated.astype(np.float32),
+        significance,
+        regression.astype(np.float32),
+        inside,
+    )
+
+
+def _band(centre: float, sigma_shells: float) -> Band:
+    return lambda radius: torch.exp((radius - centre) ** 2 / (-2 * sigma_shells**2)) * (radius > 0)
+
+
+def _subtract_lower_bands(sums: NDArray[np.float64], centres: Curve, sigma_shells: float) -> None:
+    """Take out of each band, in place, what comes from the frequencies nearer to the centres of lower bands.
+
+    With the frequencies shared out among the bands, a band sees a_ij of each, a_ij = the integral of its power over
+    the share of band j. From the lowest band on, what those below hold is known, and what it sees of them subtracted;
+    what it sees of those above is taken to be like its own. Carrying strong signal upwards would fake resolution;
+    carrying weak signal downwards does no harm, and undoing it would amplify the noise.
+
+    Parameters
+    ----------
+    sums: `(n, ...)` of products of band-passed maps; afterwards for each band as if it held its own share alone.
+    """
+    edges = np.concatenate([[0.0], (centres[1:] + centres[:-1]) / 2, [centres[-1] + 4 * sigma_shells]])
+    nodes, node_weights = np.polynomial.legendre.leggauss(12)
+    middle, half_width = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    q = middle[:, None] + half_width[:, None] * nodes  # (share, node)
+    power = np.exp(-(((q[None] - centres[:, None, None]) / sigma_shells) ** 2)) * q**2
+    seen = (power * node_weights).sum(axis=2) * half_width
+    for i in range(len(centres)):
+        below = np.tensordot(seen[i, :i], sums[:i], axes=(0, 0))
+        sums[i] = (sums[i] - below) / seen[i, i:].sum()
+
+
+class _Sums:
+    """Sums of volumes, under the mask's weight, over the Gaussian window of every point."""
+
+    def __init__(
+        self,
+        fields: BandFields,
+        weight: FloatVolume,
+        positions: tuple[Curve, Curve, Curve],
+        sigma_voxels: float,
+    ) -> None:
+        self._fields, self._positions, self._sigma = fields, positions, sigma_voxels
+        self._box_size = len(weight)
+        self._window = Window.around([weight])
+        self._spectrum = spectrum_of(weight)
+        self._size = 0
+
+    def of(self, volume: FloatVolume, sigma_voxels: float) -> NDArray[np.float64]:
+        """Weighted means of one volume, given on the map's grid."""
+        values = torch.from_numpy(volume[self._window.voxels])
+        to_z, to_y, to_x = self._windows(self._window, sigma_voxels)
+        return torch.einsum("Zz,zYX->ZYX", to_z, to_y @ (values @ to_x.T)).double().numpy()
+
+    def of_products(self, band: Band, last: float, pairs: list[tuple[int, int]]) -> NDArray[np.float64]:
+        """Sums of products of pairs of band-passed maps, `(pairs, z, y, x)`."""
+        window = self._fields.window_of(last)
+        if window.size != self._size:
+            self._size = window.size
+            cropped = crop(self._spectrum, self._box_size, window.size)
+            whole = torch.fft.irfftn(cropped, s=(window.size,) * 3, norm="forward")
+            self._weight = whole[window.voxels].contiguous()
+            self._matrices = self._windows(window, self._sigma)
+        to_z, to_y, to_x = self._matrices
+        total = torch.zeros(len(pairs), *(len(axis) for axis in self._positions), dtype=torch.float64)
+        left, right = (torch.tensor([pair[side] for pair in pairs]) for side in (0, 1))
+        for planes, values in self._fields.planes(band, last):
+            along_x = ((values * self._weight[planes])[left] * values[right]) @ to_x.T
+            along_y = to_y @ along_x  # (pairs, planes, Y, X)
+            total += torch.einsum("Zz,pzYX->pZYX", to_z[:, planes], along_y).double()
+        return total.numpy()
+
+    def _windows(self, window: Window, sigma_voxels: float) -> list[torch.Tensor]:
+        """Weights `(points, voxels)` along z, y, x; a row over all voxels of the box would sum to 1."""
+        scale = self._box_size / window.size
+        matrices = []
+        for axis, (start, stop) in zip(self._positions, (window.z, window.y, window.x), strict=True):
+            distance = axis[:, None] - np.arange(start, stop) * scale
+            gaussian = np.exp(-(distance**2) / (2 * sigma_voxels**2))
+            gaussian *= scale / (np.sqrt(2 * np.pi) * sigma_voxels)
+            matrices.append(torch.from_numpy(gaussian.astype(np.float32)))
+        return matrices
+
+
+def values_in_window(resolution_A: float, window_A: float, pixel_size_A: float) -> float:
+    """Independent complex values of white noise in a band under a whole window.
+
+    n = 1 / (2 <p(r)^2>), p the correlation of the noise at a lag r, averaged over the window's autocorrelation, a
+    Gaussian of twice its variance (`gem3d.assess.band_pass.effective_number`).
+
+    Parameters
+    ----------
+    resolution_A: at the centre of the band.
+    window_A: full width at half maximum of the window, kernel of the bands included.
+    pixel_size_A: A per voxel.
+    """
+    own, band_sigma = _widths(window_A, pixel_size_A)
+    frequency = pixel_size_A / resolution_A
+    q = np.clip(frequency + band_sigma * np.linspace(-BAND_CUTOFF_SIGMAS, BAND_CUTOFF_SIGMAS, 61), 0, None)
+    power = np.exp(-(((q - frequency) / band_sigma) ** 2)) * q**2
+    r = np.linspace(0, 8 * own, 1600)
+    p = np.sinc(2 * np.outer(r, q)) @ power / power.sum()
+    lag = np.exp(-(r**2) / (4 * own**2)) * r**2
+    return float(lag.sum() / (2 * (lag @ p**2)))
+
+
+def _widths(window_A: float, pixel_size_A: float) -> tuple[float, float]:
+    """Standard deviation of the window's own Gaussian in voxels, and of a band's amplitude in cycles per voxel."""
+    sigma = window_A * SIGMA_PER_FWHM / pixel_size_A
+    # In real space as in Fourier space, the power of a band has half the variance of its amplitude.
+    reach = sigma * np.sqrt(2 * (1 - OWN_SHARE))
+    return sigma * np.sqrt(OWN_SHARE), 1 / (2 * np.pi * reach)
+
+
+def _points(start: int, stop: int, step: float) -> Curve:
+    """Evenly spaced from the first to the last voxel, no further apart than `step`."""
+    return np.linspace(start, stop - 1, max(2, int(np.ceil((stop - 1 - start) / step)) + 1))
+
+
+def _whitening(volume: FloatVolume, last_shell: int) -> NDArray[np.float32]:
+    """Factor for each shell that gives a map equal amplitudes up to `last_shell`; beyond, that of the last."""
+    box_size = len(volume)
+    shells = shell_index(box_size)
+    power = shell_sums(np.abs(fourier_transform(volume)) ** 2, box_size, shells) / shell_sizes(box_size)
+    factor = np.zeros(int(shells.max()) + 1, dtype=np.float32)
+    kept = power[: last_shell + 1]
+    factor[: len(kept)] = np.divide(1, np.sqrt(kept), out=np.zeros_like(kept), where=kept > 0)
+    factor[0] = 0
+    factor[len(kept) :] = factor[len(kept) - 1]
+    return factor
+
+
+def _filtered(volume: FloatVolume, factor: NDArray[np.float32]) -> FloatVolume:
+    box_size = len(volume)
+    return inverse_fourier_transform(fourier_transform(volume) * factor[shell_index(box_size)], box_size)
+
+
+def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)

@@ -1,0 +1,69 @@
+"""A map filtered to its local resolution: each band weighted, at each place, by its regression on the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from gem3d.assess.band_fields import BandFields, Window
+from gem3d.assess.calibration import LARGEST_REGRESSION_WEIGHT
+from gem3d.assess.local_curves import LocalCurves
+from gem3d.assess.local_resolution import crossing_shells, known_everywhere, to_voxels
+from gem3d.assess.shells import FloatVolume
+
+
+def filter_locally(
+    volume: FloatVolume,
+    curves: LocalCurves,
+    pixel_size_A: float,
+    bfactor_A2: float | None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> FloatVolume:
+    """Sharpen a map, and give each band at each place its weight there; none beyond the local resolution.
+
+    The map is cut into bands that sum to it: triangles over the centres of the curves' bands, everything below the
+    first in the first. The weights of one band are interpolated between the points of the grid.
+
+    Parameters
+    ----------
+    volume: `(D, D, D)` map whose regression the curves hold, unfiltered.
+    pixel_size_A: A per voxel.
+    bfactor_A2: decay to undo, see `gem3d.assess.sharpening`; None for none.
+    progress: called with (bands done, bands in all).
+    """
+    box_size = len(volume)
+    centres = curves.centres_shells
+    spacing = float(centres[1] - centres[0])
+    limit = known_everywhere(crossing_shells(curves), curves)
+    fields = BandFields([volume], Window(box_size, *[(0, box_size)] * 3), 0, full_grid=True)
+    filtered = np.zeros_like(volume)
+    for i, centre in enumerate(centres):
+        weight = known_everywhere(curves.weight[i].astype(np.float64), curves)
+        # The bands overlap, so that a ramp one band wide is a soft edge.
+        weight = np.clip(weight, 0, LARGEST_REGRESSION_WEIGHT) * np.clip(
+            (limit - centre) / spacing + 0.5, 0, 1
+        )
+        if not weight.any():
+            continue
+        everywhere = torch.from_numpy(to_voxels(weight, curves, box_size))
+        band = _triangle(float(centre), spacing, i == 0, (bfactor_A2 or 0.0) / (box_size * pixel_size_A) ** 2)
+        for planes, values in fields.planes(band, float(centre) + spacing):
+            filtered[planes] += (values[0] * everywhere[planes]).numpy()
+        if progress is not None:
+            progress(i + 1, len(centres))
+    return filtered
+
+
+def _triangle(
+    centre: float, spacing: float, is_first: bool, bfactor_shells2: float
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    def band(radius: torch.Tensor) -> torch.Tensor:
+        rise = torch.ones_like(radius) if is_first else (radius - centre) / spacing + 1
+        fall = (centre - radius) / spacing + 1
+        sharpened = torch.exp(bfactor_shells2 / 4 * radius**2)
+        return torch.minimum(rise, fall).clamp(0, 1) * sharpened
+
+    return band
