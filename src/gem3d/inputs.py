@@ -12,6 +12,7 @@ from gem3d.errors import ParticleFileError, SettingsError, warn
 from gem3d.fit.accumulate import assign_halves
 from gem3d.maps import read_mask
 from gem3d.particles import ImageSource, Particles, read_particles
+from gem3d.particles.image_names import describe_particle
 from gem3d.settings import ReconstructSettings, RefineSettings
 
 # Where no diameter is given, the background lies outside this share of the box.
@@ -41,7 +42,37 @@ def find_images(
                 f"{particle_file}: column rlnRandomSubset: no particle is in half set {half}; complete the "
                 "file, or ask for random halves (--halves random)"
             )
+    _refuse_shared_images(particle_file, images, halves)
     return images, halves
+
+
+def _refuse_shared_images(particle_file: str | Path, images: ImageSource, halves: NDArray[np.int8]) -> None:
+    """Refuse images that are in both half sets, and warn of those that are in one of them twice."""
+    ids = images.image_ids()
+    order = np.argsort(ids, kind="stable")
+    alike = ids[order[1:]] == ids[order[:-1]]
+    earlier, later = order[:-1][alike], order[1:][alike]
+    apart = halves[earlier] != halves[later]
+    if apart.any():
+        n = len(np.unique(ids[later[apart]]))
+        raise ParticleFileError(
+            f"{particle_file}: {n} image{' is' if n == 1 else 's are'} in both half sets, the first as "
+            f"{_first_pair(images.particles, earlier[apart], later[apart])}: the half maps then share noise, and "
+            "every resolution comes out too fine. Remove the repeated rows; where they are meant (symmetry "
+            "expansion), give all rows of an image the same rlnRandomSubset"
+        )
+    if len(later) > 0:
+        n = len(later)
+        warn(
+            f"{particle_file}: {n} row{' repeats' if n == 1 else 's repeat'} the image of an earlier one, the first "
+            f"pair being {_first_pair(images.particles, earlier, later)}: it counts as often as it is listed. Unless "
+            "that is meant (symmetry expansion), remove the repeated rows"
+        )
+
+
+def _first_pair(particles: Particles, earlier: NDArray[np.int64], later: NDArray[np.int64]) -> str:
+    first = np.argmin(earlier)
+    return " and ".join(describe_particle(particles, int(rows[first])) for rows in (earlier, later))
 
 
 def refuse_without_micrographs(particles: Particles, refinement: RefineSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -65,6 +66,16 @@ class ImageSource:
 
     def __len__(self) -> int:
         return len(self.particles)
+
+    def image_ids(self) -> NDArray[np.int64]:
+        """`(n,)`, alike for particles that refer to one image, by whatever name of its file."""
+        files: dict[str, int] = {}
+        file_of_stack = np.zeros(len(self.particles.stacks), np.int64)
+        for stack, header in self._stacks.items():
+            file_of_stack[stack] = files.setdefault(os.path.realpath(header.path), len(files))
+        file = file_of_stack[self.particles.stack_index]
+        ids: NDArray[np.int64] = (file << 32) + self.particles.image_index
+        return ids
 
     def batches(self, order: NDArray[np.int64], batch_size: int | Sequence[int]) -> Iterator[ImageBatch]:
         """Images in the given order.
