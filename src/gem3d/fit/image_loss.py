@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from gem3d.assess.shells import hermitian_multiplicity
+from gem3d.assess.shells import Curve, hermitian_multiplicity
 from gem3d.fit.observations import Observations
 from gem3d.gaussians import Gaussians
 from gem3d.kernels.project import project
@@ -34,12 +34,15 @@ class ImageLoss:
 
     def __init__(self, observations: Observations, noise_power: torch.Tensor, last_shell: int) -> None:
         self._observations = observations
+        self.last_shell = last_shell
         box, pixel_size_A = observations.box_size_px, observations.pixel_size_A
         self._ky = torch.fft.fftfreq(box, pixel_size_A)[:, None]
         self._kx = torch.fft.rfftfreq(box, pixel_size_A)[None, :]
         shell = ((self._ky**2 + self._kx**2).sqrt() * (box * pixel_size_A)).round().long()
         inside = shell <= last_shell
         self._weight = torch.where(inside, 1 / noise_power[shell.clamp(max=last_shell)], 0.0)
+        # Beyond the last shell the weight is zero, and so is what is counted with it.
+        self._shell = shell.clamp(max=last_shell)
         self._multiplicity = torch.from_numpy(hermitian_multiplicity(box)).float()
 
     def backward(self, gaussians: Gaussians, rows: torch.Tensor, transforms: torch.Tensor) -> torch.Tensor:
@@ -54,26 +57,45 @@ class ImageLoss:
         -------
         The loss, a scalar without a graph.
         """
-        observed, box = self._observations, self._observations.box_size_px
-        pixel_size_A = observed.pixel_size_A
-        projections = project(
-            gaussians.masses / pixel_size_A**3,
-            gaussians.centres_A / pixel_size_A,
-            gaussians.covariances_A2() / pixel_size_A**2,
-            observed.rotations[rows].float(),
-            observed.shifts_px[rows].float(),
-            box,
-            TAIL,
-        )
+        box = self._observations.box_size_px
+        projections = self._project(gaussians, rows)
         with torch.no_grad():
-            ctf = contrast_transfer_function(observed.ctf_coefficients[rows].float(), self._kx, self._ky)
+            ctf = self._ctf(rows)
             predicted = torch.fft.rfft2(projections.detach()).mul_(ctf)
-            # |P|^2 - 2 Re(P* Y), weighted: without forming |P - Y|^2 - |Y|^2, a small difference of large numbers.
-            twice = torch.view_as_real(predicted - 2 * transforms)
-            cross = (torch.view_as_real(predicted) * twice).sum(-1).mul_(self._weight)
-            loss = (cross.sum((0, 1)) * self._multiplicity).sum(dtype=torch.float64)
+            loss = (self._excess(predicted, transforms).sum((0, 1)) * self._multiplicity).sum(
+                dtype=torch.float64
+            )
             residual = predicted.sub_(transforms).mul_(ctf.mul_(self._weight))
             # Parseval; `forward` leaves the inverse transform without its 1 / D^2.
             gradient = torch.fft.irfft2(residual, s=(box, box), norm="forward").mul_(2)
         torch.autograd.backward(projections, gradient)
         return loss
+
+    @torch.no_grad()
+    def by_shell(self, gaussians: Gaussians, rows: torch.Tensor, transforms: torch.Tensor) -> Curve:
+        """The loss of some images in each shell, `(last_shell + 1,)`; parameters as of `backward`."""
+        predicted = torch.fft.rfft2(self._project(gaussians, rows)).mul_(self._ctf(rows))
+        losses = self._excess(predicted, transforms).sum(0, dtype=torch.float64) * self._multiplicity
+        by_shell: Curve = torch.bincount(self._shell.flatten(), losses.flatten()).numpy()
+        return by_shell
+
+    def _project(self, gaussians: Gaussians, rows: torch.Tensor) -> torch.Tensor:
+        observed, pixel_size_A = self._observations, self._observations.pixel_size_A
+        return project(
+            gaussians.masses / pixel_size_A**3,
+            gaussians.centres_A / pixel_size_A,
+            gaussians.covariances_A2() / pixel_size_A**2,
+            observed.rotations[rows].float(),
+            observed.shifts_px[rows].float(),
+            observed.box_size_px,
+            TAIL,
+        )
+
+    def _ctf(self, rows: torch.Tensor) -> torch.Tensor:
+        coefficients = self._observations.ctf_coefficients[rows].float()
+        return contrast_transfer_function(coefficients, self._kx, self._ky)
+
+    def _excess(self, predicted: torch.Tensor, transforms: torch.Tensor) -> torch.Tensor:
+        """(|P|^2 - 2 Re(P* Y)) / sigma^2: not |P - Y|^2 - |Y|^2, a small difference of large numbers."""
+        twice = torch.view_as_real(predicted - 2 * transforms)
+        return (torch.view_as_real(predicted) * twice).sum(-1).mul_(self._weight)

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from gem3d.assess.overfit import LikelihoodGain, likelihood_gain
+from gem3d.assess.shells import Curve
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Descent, Shapes, StepSizes
 from gem3d.fit.image_loss import ImageLoss
@@ -23,7 +26,7 @@ from gem3d.fit.observations import Observations, transform
 from gem3d.fit.operator import NormalOperator
 from gem3d.fit.result import Fit, Progress, Round, Watch
 from gem3d.fit.stopping import BestSoFar
-from gem3d.fit.training_set import TrainingSet, batch_sizes
+from gem3d.fit.training_set import BATCH_SIZE, TrainingSet, batch_sizes
 from gem3d.fit.training_state import TrainingState
 from gem3d.fit.volume import voxelize_on
 from gem3d.gaussians import Gaussians
@@ -90,7 +93,7 @@ class ImageTraining:
         self.save()
         found = Round(len(self.start), state.steps, tuple(state.training_loss), tuple(state.best.losses))
         assert state.best.gaussians is not None
-        return Fit(state.average, state.best.gaussians, (found,))
+        return Fit(state.average, state.best.gaussians, (found,), self.gain_of(state.best.gaussians))
 
     def restored(self) -> bool:
         """Go on from what a killed run has left, if it has."""
@@ -160,6 +163,21 @@ class ImageTraining:
         held_out = f", held-out {state.best.losses[-1]:.5g}" if judge is not None else ""
         rate = self.seen / (time.perf_counter() - self.seconds)
         self.note = f"{rate:.0f} images/s, loss {state.training_loss[-1]:.5g}{held_out}"
+
+    def gain_of(self, gaussians: Gaussians) -> LikelihoodGain | None:
+        """What Gaussians explain of the held-out images, and of as many of the others."""
+        if self.judge is None:
+            return None
+        sample, held_out = self.images.sample, self.images.rows[self.images.held_out]
+        seen, unseen = (self.loss_by_shell(gaussians, rows) for rows in (sample, held_out))
+        return likelihood_gain(seen, unseen, len(sample), len(held_out), self.observations.box_size_px)
+
+    def loss_by_shell(self, gaussians: Gaussians, rows: NDArray[np.int64]) -> Curve:
+        """Loss of some images in each shell."""
+        total: Curve = np.zeros(self.loss.last_shell + 1)
+        for batch in self.observations.batches(rows, BATCH_SIZE):
+            total += self.loss.by_shell(gaussians, torch.from_numpy(batch.rows), transform(batch.images))
+        return total
 
     def report(self) -> None:
         if self.progress is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from scipy.fft import next_fast_len
 
-from gem3d.assess.shells import hermitian_multiplicity
+from gem3d.assess.shells import Curve, hermitian_multiplicity
 from gem3d.fit.half_space import Positions
 from gem3d.fit.normal_equations import NormalEquations
 
@@ -79,6 +79,7 @@ class NormalOperator:
     def __init__(self, equations: NormalEquations, grid: Grid) -> None:
         self.grid = grid
         self.n_particles = equations.n_particles
+        self.last_shell = equations.radius
         self.b = equations.right_side(grid.box_size, grid.positions)
         nz, ny, nx = (next_fast_len(2 * n - 1, real=True) for n in grid.shape)
         self.fft_shape = (nz, ny, nx)
@@ -131,3 +132,40 @@ class NormalOperator:
             quadratic = float(judged) / (padded_z * padded_y * padded_x)
             judge_loss = quadratic - 2 * float(torch.sum(volume * judge.b, dtype=torch.float64))
         return float(loss), 2 * (kv - self.b), judge_loss
+
+    def loss_by_shell(self, volume: torch.Tensor) -> Curve:
+        """The loss, split over the Fourier shells of the images' box.
+
+        By Parseval it is a sum over the padded grid's frequencies, of k_hat |v_hat|^2 - 2 Re conj(v_hat) b_hat. Those
+        beyond the last shell are counted with it. A grid of 2d voxels tells frequencies apart that lie D / 2d shells
+        apart: in the lowest three or four shells, where the transform is steepest, neighbours share what is theirs.
+
+        Parameters
+        ----------
+        volume: of the support's shape.
+
+        Returns
+        -------
+        `(last_shell + 1,)`, whose sum is the loss.
+        """
+        padded_z, padded_y, padded_x = self.fft_shape
+        v_lines, b_lines = (
+            torch.fft.rfft(values, n=padded_x).permute(2, 1, 0).contiguous() for values in (volume, self.b)
+        )
+        # In Fourier pixels of the images' box.
+        z, y, x = (torch.fft.fftfreq(n, 1 / self.grid.box_size).square() for n in self.fft_shape)
+        group = max(1, LARGEST_GROUP_BYTES // (8 * padded_y * padded_z))
+        total = torch.zeros(self.last_shell + 1, dtype=torch.float64)
+        for first in range(0, len(v_lines), group):
+            part = slice(first, first + group)
+            v_hat, b_hat = (
+                torch.fft.fft(torch.fft.fft(lines[part], n=padded_y, dim=1), n=padded_z, dim=2)
+                for lines in (v_lines, b_lines)
+            )
+            excess = torch.view_as_real(v_hat) * torch.view_as_real(v_hat * self.k_hat[part] - 2 * b_hat)
+            losses = excess.sum(-1).mul_(self._multiplicity[part, None, None])
+            shell = (x[: len(v_lines)][part, None, None] + y[:, None] + z).sqrt_().round_()
+            shell = shell.long().clamp_(max=self.last_shell)
+            total += torch.bincount(shell.flatten(), losses.flatten().double(), minlength=len(total))
+        by_shell: Curve = (total / (padded_z * padded_y * padded_x)).numpy()
+        return by_shell

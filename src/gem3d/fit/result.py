@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gem3d.assess.overfit import LikelihoodGain
 from gem3d.gaussians import Gaussians
 
 Progress = Callable[[int, int, str], None]
@@ -41,8 +42,11 @@ class Fit:
     gaussians: the result, held-out particles folded in.
     stopped: at the best held-out likelihood, before these particles were used.
     rounds: what was tried.
+    gain: what `stopped` explains of the particles it was fitted to and of the held-out ones; None where none are
+        held out, or where no fit was made.
     """
 
     gaussians: Gaussians
     stopped: Gaussians
     rounds: tuple[Round, ...]
+    gain: LikelihoodGain | None = None

@@ -69,6 +69,13 @@ class TrainingSet:
         return order
 
     @property
+    def sample(self) -> NDArray[np.int64]:
+        """Rows of as many images that are not held out as are, or of all, evenly spread over them."""
+        n = min(self.n_training, int(self.held_out.sum()))
+        rows: NDArray[np.int64] = self.rows[~self.held_out][np.arange(n) * self.n_training // max(1, n)]
+        return rows
+
+    @property
     def epochs(self) -> int:
         """Epochs that suffice, the last of which takes in the held-out images."""
         return max(EPOCHS, math.ceil(FEWEST_STEPS / max(1, self.n_training_blocks)))

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from scipy.fft import next_fast_len
 
+from gem3d.assess.overfit import LikelihoodGain, likelihood_gain
 from gem3d.fit.descent import MIN_SCALE_VOXELS, Descent, Shapes, StepSizes
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.operator import Grid, NormalOperator
@@ -87,11 +88,12 @@ def fit_volume(
         if judge is None or 2 * len(best) > most_gaussians:
             break
         candidate, rate = split(best, MIN_SCALE_VOXELS * grid.voxel_size_A), RESTART_RATE
-    folded = best
+    folded, gain = best, None
     if judge is not None:
+        gain = _gain(best, operator, judge, training.box_size_px)
         descent = Descent(best, grid.voxel_size_A, STEP_SIZES, BETAS, shapes)
         folded, _ = _run_round(descent, operator + judge, None, grid, FOLD_RATE, counter, None, FOLD_STEPS)
-    return Fit(folded, best, tuple(rounds))
+    return Fit(folded, best, tuple(rounds), gain)
 
 
 class _Counter:
@@ -140,6 +142,16 @@ def _run_round(
     n = len(descent.current)
     found = best.gaussians or descent.current.detached()
     return found, Round(n, len(training_loss), tuple(training_loss), tuple(best.losses))
+
+
+def _gain(
+    gaussians: Gaussians, operator: NormalOperator, judge: NormalOperator, box_size_px: int
+) -> LikelihoodGain:
+    """What Gaussians explain of the particles of both operators."""
+    with torch.no_grad():
+        volume = voxelize_on(gaussians, operator.grid)
+    seen, unseen = operator.loss_by_shell(volume), judge.loss_by_shell(volume)
+    return likelihood_gain(seen, unseen, operator.n_particles, judge.n_particles, box_size_px)
 
 
 def grid_of(equations: NormalEquations, support_A: tuple[tuple[float, float], ...]) -> Grid:
