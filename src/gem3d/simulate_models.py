@@ -171,12 +171,21 @@ class SliceModel:
         return self._truth
 
 
-def resample_map(source: Map, box_size_px: int, pixel_size_A: float) -> NDArray[np.float32]:
-    """The map on a grid of any box and pixel size, centre on centre; densities keep their values.
+def resample_map(
+    source: Map,
+    box_size_px: int,
+    pixel_size_A: float,
+    offset_A: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> NDArray[np.float32]:
+    """The map on a grid of any box and pixel size; densities keep their values.
 
     The transform is evaluated at those of the new grid's frequencies that the old grid has (a matrix product
     an axis), without Nyquist. Voxels outside the new box are left out: they would come back on the other
     side.
+
+    Parameters
+    ----------
+    offset_A: x, y, z of the map's centre (n//2) from that of the new grid; by default centre on centre.
 
     Returns
     -------
@@ -185,20 +194,19 @@ def resample_map(source: Map, box_size_px: int, pixel_size_A: float) -> NDArray[
     if source.voxel_size_A <= 0:
         raise MapError("the map's header does not state its voxel size; set it in the file")
     ky, kx = integer_frequencies(box_size_px)
+    voxel_px = source.voxel_size_A / pixel_size_A
     transform = source.values.astype(np.complex64)
-    for axis, k in zip((2, 1, 0), (kx, ky, ky), strict=True):
+    for axis, k, offset in zip((2, 1, 0), (kx, ky, ky), offset_A, strict=True):
         n = source.values.shape[axis]
-        r_A = (np.arange(n) - n // 2) * source.voxel_size_A
-        inside = np.abs(r_A) <= box_size_px * pixel_size_A / 2
-        frequency_per_A = k / (box_size_px * pixel_size_A)
-        shared = (2 * np.abs(k) < box_size_px) & (
-            2 * source.voxel_size_A * np.abs(frequency_per_A) < 1 - 1e-6
-        )
-        dft = np.exp(-2j * np.pi * np.outer(frequency_per_A, r_A)) * np.outer(shared, inside)
+        r_px = (np.arange(n) - n // 2) * voxel_px + offset / pixel_size_A
+        # The box is half-open: of two voxels that lie a whole box apart one is inside.
+        edge_px = -(box_size_px // 2) - 0.5 - 1e-3 * voxel_px
+        inside = (r_px >= edge_px) & (r_px < edge_px + box_size_px)
+        shared = (2 * np.abs(k) < box_size_px) & (2 * voxel_px * np.abs(k) < (1 - 1e-6) * box_size_px)
+        dft = np.exp(-2j * np.pi / box_size_px * np.outer(k, r_px)) * np.outer(shared, inside)
         transform = np.moveaxis(np.tensordot(dft.astype(np.complex64), transform, axes=(1, axis)), 0, axis)
     volume = scipy.fft.irfftn(transform, s=(box_size_px,) * 3, workers=-1)
-    scale = (source.voxel_size_A / pixel_size_A) ** 3
-    return np.ascontiguousarray(scipy.fft.fftshift(volume) * scale, dtype=np.float32)
+    return np.ascontiguousarray(scipy.fft.fftshift(volume) * voxel_px**3, dtype=np.float32)
 
 
 def _kernel_transform(position: NDArray[np.float64]) -> NDArray[np.float64]:
