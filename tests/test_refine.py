@@ -14,7 +14,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from command_line import killed_once_there, refused
+from command_line import HOLD_TIMES, killed_once_there, refused
 from gem3d.assess import fourier_shell_correlation
 from gem3d.cli import main
 from gem3d.errors import Gem3dError
@@ -63,7 +63,7 @@ def pose_error_deg(found: Particles, true: Particles) -> float:
 
 def results_of(out: Path) -> dict[str, bytes]:
     """Every result but those that hold times."""
-    names = {*RESULTS, *REFINEMENT_RESULTS} - {"summary.json", "refinement.csv", "refinement.html"}
+    names = {*RESULTS, *REFINEMENT_RESULTS} - HOLD_TIMES
     return {name: (out / name).read_bytes() for name in names}
 
 

@@ -16,12 +16,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 from tyro.conf import Positional, arg
 
 from gem3d.errors import Gem3dError
 from gem3d.option_help import Flag, helped_by_docstrings
 from gem3d.settings import ReconstructSettings, RefineSettings
+from gem3d.summary_table import print_assessment, print_run
 
 PathArgument = Positional[Path]
 Threads = Annotated[
@@ -42,8 +42,9 @@ class Reconstruct:
     particles: Annotated[PathArgument, arg(metavar="PARTICLES")]
     """RELION STAR file of a finished 3D refinement (run_data.star), version 3.0 to 5."""
     out: Annotated[Path, arg(metavar="DIR")]
-    """Folder for the results: map.mrc, half maps, mask.mrc, fsc.csv, summary.json, gaussians.safetensors, run.log
-    and more, the maps on the box and pixel size of the particles. Made if need be; refused when it holds files."""
+    """Folder for the results: report.html, map.mrc, half maps, mask.mrc, fsc.csv, summary.json, the Gaussians,
+    run.log and more, the maps on the box and pixel size of the particles. Made if need be; refused when it holds
+    files."""
     refine: Flag = False
     """Refine poses, shifts, defocus and contrast first, as `gem3d refine` does with its defaults."""
     settings: Annotated[ReconstructSettings, arg(name="")] = field(default_factory=ReconstructSettings)
@@ -54,7 +55,7 @@ class Reconstruct:
         refinement = RefineSettings() if self.refine else None
         result = reconstruct(self.particles, self.out, self.settings, refinement)
         if not self.settings.quiet:
-            _print_summary(result.summary, self.out)
+            print_run(result.summary, self.out)
 
 
 @helped_by_docstrings
@@ -79,7 +80,7 @@ class Refine:
 
         result = reconstruct(self.particles, self.out, self.settings, self.refinement)
         if not self.settings.quiet:
-            _print_summary(result.summary, self.out)
+            print_run(result.summary, self.out)
 
 
 @helped_by_docstrings
@@ -235,6 +236,78 @@ class Fsc:
 
 @helped_by_docstrings
 @dataclass(frozen=True)
+class Assess:
+    """Judge a pair of half maps, of gem3d or any other program: what is good in them, and what is not.
+
+    Resolution with its uncertainty, local and directional resolution, sharpening, a comparison with a reference, and
+    report.html with pictures of it all.
+    """
+
+    half1: Annotated[PathArgument, arg(metavar="HALF1")]
+    """Half map 1 (MRC), unmasked, unfiltered, unsharpened."""
+    half2: Annotated[PathArgument, arg(metavar="HALF2")]
+    """Half map 2 of the same refinement."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder for report.html, map.mrc, map_local.mrc, local_resolution.mrc, mask.mrc, fsc.csv, summary.json and
+    more. Made if need be; refused when it holds files."""
+    linear: Annotated[
+        tuple[Path, Path] | None, arg(metavar="B1 B2", help_behavior_hint="(default: none)")
+    ] = None
+    """Half maps of the same halves made without a prior (linear_half1.mrc and linear_half2.mrc of gem3d). Give them
+    where the half maps have one, as Gaussians and denoised maps do: they then agree more than they are right."""
+    final: Annotated[
+        Path | None, arg(name="map", metavar="MRC", help_behavior_hint="(default: their mean)")
+    ] = None
+    """Map made from all data, unfiltered (map_unfiltered.mrc of gem3d), to be sharpened and filtered."""
+    mask: Annotated[Path | None, arg(metavar="MRC", help_behavior_hint="(default: drawn from the map)")] = (
+        None
+    )
+    """Map in 0 to 1 to measure in."""
+    reference: Annotated[Path | None, arg(metavar="MAP|MODEL", help_behavior_hint="(default: none)")] = None
+    """A map (MRC) or an atomic model (PDB, mmCIF) to hold the map against, placed where the map lies in ChimeraX."""
+    particles: Annotated[Path | None, arg(metavar="STAR", help_behavior_hint="(default: none)")] = None
+    """Particle file of the maps, for the distribution of its orientations; no image is read."""
+    pixel_size: Annotated[
+        float | None, arg(metavar="A", help_behavior_hint="(default: from the headers)")
+    ] = None
+    """Pixel size in A, where the headers do not say it or are wrong."""
+    particle_diameter: Annotated[
+        float | None, arg(metavar="A", help_behavior_hint="(default: 0.9 of the box)")
+    ] = None
+    """Diameter in A of a sphere around the centre that holds the particle."""
+    bfactor: Annotated[
+        float | None, arg(metavar="A2", help_behavior_hint="(default: from the Guinier plot)")
+    ] = None
+    """B factor in A^2 to sharpen by, 0 for none."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Seed of the random phases."""
+    threads: Threads = 0
+    overwrite: Overwrite = False
+    quiet: Quiet = False
+
+    def run(self) -> None:
+        from gem3d.assess_maps import MapFiles, assess_maps
+
+        _use_threads(self.threads)
+        files = MapFiles(
+            self.half1, self.half2, self.linear, self.final, self.mask, self.reference, self.particles
+        )
+        _, summary = assess_maps(
+            files,
+            self.out,
+            pixel_size_A=self.pixel_size,
+            particle_diameter_A=self.particle_diameter,
+            bfactor_A2=self.bfactor,
+            seed=self.seed,
+            overwrite=self.overwrite,
+            quiet=self.quiet,
+        )
+        if not self.quiet:
+            print_assessment(summary, self.out)
+
+
+@helped_by_docstrings
+@dataclass(frozen=True)
 class Demo:
     """Simulate a small set from a packaged structure, reconstruct it, and compare it with the truth.
 
@@ -266,13 +339,14 @@ class Demo:
             quiet=self.quiet,
         )
         if not self.quiet:
-            _print_summary(result.reconstruction.summary, result.folder)
+            print_run(result.reconstruction.summary, result.folder)
         print(result.verdict)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "reconstruct": Reconstruct,
     "refine": Refine,
+    "assess": Assess,
     "simulate": Simulate,
     "render": Render,
     "fsc": Fsc,
@@ -338,55 +412,3 @@ def _use_threads(n_threads: int) -> None:
     if n_threads < 0:
         raise SettingsError(f"--threads {n_threads}: give a positive number, or 0 for all cores")
     set_threads(n_threads or available_threads())
-
-
-def _refined_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    refined = summary["refinement"]
-    if refined is None:
-        return []
-    before = [f"{r['resolution_A']:.2f} A" if r["resolution_A"] else "none" for r in refined["rounds"]]
-    return [
-        ("refined", refined["ended"]),
-        ("", f"resolution before each round: {', '.join(before) or 'none'}"),
-    ]
-
-
-def _print_summary(summary: dict[str, Any], out: Path) -> None:
-    resolution, seconds = summary["resolution"], summary["seconds"]
-    masked = resolution["masked"]
-    counts, gaussians, rounds = summary["particles"], summary["gaussians"], summary["rounds"]
-    in_rounds = sum(s for name, s in seconds.items() if name.startswith("round "))
-    seconds = {name: s for name, s in seconds.items() if not name.startswith("round ")}
-    if in_rounds:
-        seconds["refinement"] = in_rounds
-    slowest = sorted(seconds, key=seconds.__getitem__, reverse=True)
-    where = ", ".join(f"{name} {seconds[name]:.1f}" for name in slowest if seconds[name] >= 0.1)
-    table = Table(show_header=False, title=f"results in {out}", title_justify="left")
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    for name, value in (
-        ("resolution", f"{resolution['claim']}"),
-        ("", "calibrated FSC 0.143: what the half maps are worth against the truth"),
-        ("ordinary FSC", f"{masked['resolution_A']:.2f} A" if masked["resolution_A"] else masked["reason"]),
-        ("", "masked half maps, FSC 0.143; optimistic, as the maps have a prior"),
-        *_refined_rows(summary),
-        ("particles", f"{counts['half1'] + counts['half2']} ({counts['half1']} and {counts['half2']})"),
-        ("Gaussians", f"{gaussians['half1']} and {gaussians['half2']}, final map {gaussians['final']}"),
-        (
-            "steps",
-            ", ".join(
-                f"{name} {' + '.join(str(r['steps']) for r in found)}"
-                for name, found in rounds.items()
-                if found
-            ),
-        ),
-        ("time", f"{sum(seconds.values()):.1f} s: {where}; {summary['images_per_second']:.0f} images/s read"),
-        ("peak memory", f"{summary['peak_memory_GB']:.2f} GB"),
-        ("warnings", f"{len(summary['warnings'])}, see run.log" if summary["warnings"] else "none"),
-        ("open", "map.mrc (final), half1.mrc, half2.mrc, mask.mrc, gaussians.ply"),
-        ("deposit", "linear_half1.mrc, linear_half2.mrc (half maps without a prior)"),
-        ("read", "fsc.csv, summary.json, run.log"),
-        *([("", "particles_refined.star, refinement.csv, refinement.html")] if summary["refinement"] else []),
-    ):
-        table.add_row(name, value, style="dim" if not name else None)
-    Console(stderr=True, highlight=False).print(table)

@@ -33,7 +33,7 @@ def compare_maps(
         raise MapError(
             f"{b_file}: a box of {len(b.values)} voxels, but {a_file} has {box}; resample one of them"
         )
-    pixel_A = _pixel_size(pixel_size_A, {a_file: a.voxel_size_A, b_file: b.voxel_size_A})
+    pixel_A = common_pixel_size_A(pixel_size_A, {a_file: a.voxel_size_A, b_file: b.voxel_size_A})
     mask = None if mask_file is None else read_mask(mask_file, box).values
     curve = fourier_shell_correlation(a.values, b.values, mask)
     lines = ["shell,resolution_A,fsc"]
@@ -47,7 +47,13 @@ def compare_maps(
     return "\n".join(lines) + "\n"
 
 
-def _pixel_size(given_A: float | None, in_headers: dict[Path, float]) -> float:
+def common_pixel_size_A(given_A: float | None, in_headers: dict[Path, float]) -> float:
+    """The pixel size given on the command line, or the one that all headers agree on.
+
+    Raises
+    ------
+    MapError, SettingsError
+    """
     if given_A is not None:
         if not 0 < given_A < math.inf:
             raise SettingsError(f"--pixel-size {given_A:g}: give a positive number of A")

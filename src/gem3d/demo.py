@@ -69,7 +69,7 @@ def demo(
     result = reconstruct(made.star, out / "reconstruction", settings)
     truth = read_map(made.truth).values
     mask = automatic_mask(truth, pixel_size_A)
-    curve = fourier_shell_correlation(result.map_unfiltered, truth, mask)
+    curve = fourier_shell_correlation(result.assessment.map_unfiltered, truth, mask)
     found = resolution_at(curve, 0.5, pixel_size_A, box_size_px)
     agreement = f"{found.resolution_A:.2f} A" if found.resolution_A else found.reason
     verdict = (

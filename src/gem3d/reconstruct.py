@@ -10,19 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d import run_directory
-from gem3d.assess import (
-    FSC_COLUMNS,
-    CalibratedFSC,
-    GuinierFit,
-    ResolutionClaim,
-    calibrated_fsc,
-    fourier_shell_correlation,
-    fsc_rows,
-    guinier_bfactor,
-    mask_corrected_fsc,
-    sharpen_and_weight,
-)
+from gem3d.assess import ResolutionClaim
 from gem3d.assess.shells import FloatVolume
+from gem3d.assessment import Assessment, Reference, assess_half_maps
+from gem3d.assessment_files import describe_assessment, write_assessment
 from gem3d.errors import SettingsError, warn
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.observations import Observations
@@ -37,12 +28,14 @@ from gem3d.inputs import (
 )
 from gem3d.maps import write_map
 from gem3d.progress import Reporter
+from gem3d.reference_map import read_reference
 from gem3d.refine.outputs import write_refinement
 from gem3d.refine.rounds import refine_particles
+from gem3d.report import RunFacts, write_report
 from gem3d.resume import RunCheckpoints
 from gem3d.runtime import kernels_are_compiled
 from gem3d.settings import ReconstructSettings, RefineSettings
-from gem3d.summary import describe_rounds, log_start, summarise
+from gem3d.summary import describe_effort, describe_rounds, log_start, summarise
 from gem3d.threads import available_threads, set_threads
 
 # Share of a shell's Fourier voxels below which the map has gaps worth a warning.
@@ -55,19 +48,15 @@ class Reconstruction:
 
     Attributes
     ----------
-    map: final map, weighted and sharpened; `map_unfiltered` before that.
     gaussians: of the final map.
-    calibrated: the calibrated FSC and the resolution it claims.
+    assessment: the final map before and after weighting, sharpening and filtering, and how good it is.
     summary: what summary.json holds.
     """
 
-    map: FloatVolume
-    map_unfiltered: FloatVolume
     half_maps: tuple[FloatVolume, FloatVolume]
     linear_half_maps: tuple[FloatVolume, FloatVolume]
-    mask: FloatVolume
     gaussians: Gaussians
-    calibrated: CalibratedFSC
+    assessment: Assessment
     summary: dict[str, Any]
 
 
@@ -110,7 +99,7 @@ def _reconstruct(
             if begun
             else "--resume: --fit volume leaves nothing to go on from; run it again, with --overwrite if need be"
         )
-    run_directory.refuse_inputs(out, particle_file, settings.mask)
+    run_directory.refuse_inputs(out, particle_file, settings.mask, settings.reference)
     if refinement is not None and not settings.ctf:
         if refinement.defocus == "micrograph" or refinement.sigma_defocus_A != "auto":
             warn("--no-ctf: there is no defocus to refine")
@@ -127,6 +116,11 @@ def _reconstruct(
     observations = Observations.of(images, diameter_A / pixel_size_A / 2, normalise=settings.normalise)
     last_shell = last_shell_of(settings.max_resolution_A, box_size, pixel_size_A)
     given_mask = None if settings.mask is None else measuring_mask(settings.mask, box_size, pixel_size_A)
+    reference = None
+    if settings.reference is not None:
+        # Now, so that one that cannot be used is refused before the work begins.
+        values = read_reference(settings.reference, box_size, pixel_size_A)
+        reference = Reference(settings.reference.name, values)
     if refinement is not None:
         refuse_without_micrographs(particles, refinement)
     job = Job(settings, reporter, halves, last_shell, diameter_A, given_mask)
@@ -179,57 +173,47 @@ def _reconstruct(
         reporter.log.write(f"fit final map: {describe_rounds(final)}")
     del method
 
-    with reporter.stage("assess") as report:
-        mask = job.mask_of(linear, pixel_size_A)
-        unfiltered = density_of(final.gaussians, box_size, pixel_size_A)
-        corrected = mask_corrected_fsc(
-            *half_maps, mask, pixel_size_A, seed=settings.seed, last_shell=last_shell
-        )
-        if corrected.mask_too_tight:
-            warn(
-                "the mask fakes correlation at the resolution of the ordinary masked FSC (phase-randomised FSC "
-                "above 0.10): read the calibrated one, or give a softer --mask"
-            )
-        linear_masked = fourier_shell_correlation(*linear, mask, last_shell=last_shell)
-        calibrated = calibrated_fsc(
-            *half_maps,
-            *linear,
-            mask,
-            pixel_size_A=pixel_size_A,
-            particle_diameter_A=settings.particle_diameter_A,
-            final_map=unfiltered,
-            last_shell=last_shell,
-            progress=report,
-        )
-        _warn_of_gaps(coverage, calibrated.claim, box_size, pixel_size_A)
-        sharpened, guinier = _sharpen(unfiltered, calibrated, pixel_size_A, settings.bfactor_A2)
+    unfiltered = density_of(final.gaussians, box_size, pixel_size_A)
+    gains = fits[0].gain, fits[1].gain
+    assessment = assess_half_maps(
+        half_maps,
+        linear,
+        job.mask_of(linear, pixel_size_A),
+        pixel_size_A,
+        reporter,
+        final_map=unfiltered,
+        particle_diameter_A=settings.particle_diameter_A,
+        last_shell=last_shell,
+        bfactor_A2=settings.bfactor_A2,
+        seed=settings.seed,
+        rotations=observations.rotations.numpy(),
+        reference=reference,
+        likelihood=None if gains[0] is None or gains[1] is None else (gains[0], gains[1]),
+    )
+    _warn_of_gaps(coverage, assessment.claim, box_size, pixel_size_A)
 
-    write_map(out / "map.mrc", sharpened, pixel_size_A)
     write_map(out / "map_unfiltered.mrc", unfiltered, pixel_size_A)
-    write_map(out / "mask.mrc", mask, pixel_size_A)
     save_gaussians(final.gaussians, out / "gaussians.safetensors", box_size, pixel_size_A)
     save_ply(final.gaussians, out / "gaussians.ply")
-    rows = fsc_rows(corrected, linear_masked, calibrated, pixel_size_A=pixel_size_A, box_size=box_size)
-    run_directory.write_csv(out / "fsc.csv", FSC_COLUMNS, rows)
+    write_assessment(out, assessment)
     summary = summarise(
-        settings, refined, particle_file, halves, fits, final, corrected, linear_masked, calibrated, guinier,
-        coverage, reporter, pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
-        resumed=checkpoints.going_on,
+        settings, refined, particle_file, halves, fits, final, coverage, describe_assessment(assessment),
+        pixel_size_A=pixel_size_A, box_size=box_size, threads=threads, resumed=checkpoints.going_on,
     )  # fmt: skip
+    with reporter.stage("report"):
+        facts = RunFacts(
+            command=summary["command"],
+            summary=summary | describe_effort(reporter, len(halves)),
+            gaussians=final.gaussians,
+            rounds={"half 1": fits[0].rounds, "half 2": fits[1].rounds, "final map": final.rounds},
+        )
+        write_report(out, assessment, facts)
+    summary |= describe_effort(reporter, len(halves))
     run_directory.write_json(out / "summary.json", summary)
     checkpoints.remove()
     reporter.log.write(f"resolution (calibrated FSC 0.143): {summary['resolution']['claim']}")
     reporter.log.write(f"peak memory {summary['peak_memory_GB']:.2f} GB; done")
-    return Reconstruction(
-        sharpened,
-        unfiltered,
-        half_maps,
-        linear,
-        mask,
-        final.gaussians,
-        calibrated,
-        summary,
-    )
+    return Reconstruction(half_maps, linear, final.gaussians, assessment, summary)
 
 
 def _warn_of_gaps(
@@ -246,18 +230,3 @@ def _warn_of_gaps(
             f"{box_size * pixel_size_A / worst:.1f} A: views are missing, so that the map is smeared "
             "along some directions, and its resolution is an average over them"
         )
-
-
-def _sharpen(
-    unfiltered: FloatVolume, calibrated: CalibratedFSC, pixel_size_A: float, bfactor_A2: float | None
-) -> tuple[FloatVolume, GuinierFit | None]:
-    """Weight per shell by the regression on the truth and undo the decay, up to the claimed resolution."""
-    limit_A = calibrated.claim.estimate_A
-    if limit_A is None:
-        return unfiltered, None
-    weights = calibrated.final_map_weight
-    guinier = guinier_bfactor(unfiltered, pixel_size_A, high_A=limit_A, shell_weights=weights)
-    b = guinier.bfactor_A2 if bfactor_A2 is None else bfactor_A2
-    return sharpen_and_weight(
-        unfiltered, pixel_size_A, b, shell_weights=weights, resolution_A=limit_A
-    ), guinier

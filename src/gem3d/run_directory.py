@@ -19,6 +19,8 @@ CHECKPOINT_RUN = "run.json"
 RESULTS = (
     "map.mrc",
     "map_unfiltered.mrc",
+    "map_local.mrc",
+    "local_resolution.mrc",
     "half1.mrc",
     "half2.mrc",
     "linear_half1.mrc",
@@ -27,9 +29,13 @@ RESULTS = (
     "gaussians.safetensors",
     "gaussians.ply",
     "fsc.csv",
+    "directional.csv",
+    "fsc.xml",
+    "view.cxc",
+    "report.html",
     "summary.json",
 )
-"""Every file of a finished run but its log."""
+"""Every file of a finished run but its log; some are missing where no resolution can be claimed."""
 REFINED_STAR, REFINEMENT_ROUNDS, REFINEMENT_PAGE = REFINEMENT_RESULTS = (
     "particles_refined.star",
     "refinement.csv",

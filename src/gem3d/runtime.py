@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -42,6 +43,13 @@ def choose_kernel_cache() -> None:
 def kernels_are_compiled() -> bool:
     """Whether an earlier run has left compiled kernels in the cache."""
     return any(Path(os.environ.get("NUMBA_CACHE_DIR", ".")).rglob("*.nbi"))
+
+
+def command_line() -> str | None:
+    """The command that this process was started by, to repeat it in a shell; None if it is not ours."""
+    name = Path(sys.argv[0]).stem
+    ours = name == "gem3d" or (name == "__main__" and Path(sys.argv[0]).parent.name == "gem3d")
+    return shlex.join(["gem3d", *sys.argv[1:]]) if ours else None
 
 
 def peak_memory_GB() -> float:

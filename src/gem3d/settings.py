@@ -61,6 +61,9 @@ class ReconstructSettings:
     )
     """Map in 0 to 1, on the box of the particles, used for measuring (FSC and resolution). Give it when the
     automatic mask is wrong (look at mask.mrc), as for membranes or flexible parts."""
+    reference: Annotated[Path | None, arg(metavar="MAP|MODEL", help_behavior_hint="(default: none)")] = None
+    """A map (MRC) or an atomic model (PDB, mmCIF), placed where the final map lies in ChimeraX: the report then holds
+    the map against it. Nothing else sees it."""
     max_resolution_A: Annotated[
         float | None,
         arg(name="max-resolution", metavar="A", help_behavior_hint="(default: Nyquist, two pixels)"),

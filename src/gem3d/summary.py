@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gem3d.assess import CalibratedFSC, GuinierFit, MaskCorrectedFSC, ResolutionClaim, resolution_at
+from gem3d.assess import ResolutionClaim
 from gem3d.assess.claim import END_OF_DATA
 from gem3d.fit.result import Fit
 from gem3d.progress import Reporter
 from gem3d.refine.result import Refinement
-from gem3d.runtime import peak_memory_GB
+from gem3d.runtime import command_line, peak_memory_GB
 from gem3d.settings import ReconstructSettings, RefineSettings
 
 
@@ -79,27 +79,22 @@ def summarise(
     halves: np.ndarray,
     fits: tuple[Fit, Fit],
     final: Fit,
-    corrected: MaskCorrectedFSC,
-    linear_masked: np.ndarray,
-    calibrated: CalibratedFSC,
-    guinier: GuinierFit | None,
     coverage: np.ndarray,
-    reporter: Reporter,
+    found: dict[str, Any],
     *,
     pixel_size_A: float,
     box_size: int,
     threads: int,
     resumed: bool,
 ) -> dict[str, Any]:
-    """Everything needed to quote and to repeat the run; `seconds` of a resumed one are of its last part."""
+    """Everything needed to quote and to repeat the run.
 
-    def crossing(curve: np.ndarray) -> dict[str, Any]:
-        return asdict(resolution_at(curve, 0.143, pixel_size_A, box_size))
-
-    last = len(calibrated.smoothed) - 1
+    Parameters
+    ----------
+    found: what the assessment says (`gem3d.assessment_files.describe_assessment`).
+    """
     return {
-        "gem3d": version("gem3d"),
-        "versions": _versions(),
+        **describe_program(),
         "particle_file": str(particle_file),
         "settings": asdict(settings),
         "refinement": None
@@ -123,21 +118,23 @@ def summarise(
             name: [{"gaussians": r.n_gaussians, "steps": r.steps, "kept": r.kept} for r in fit.rounds]
             for name, fit in (("half1", fits[0]), ("half2", fits[1]), ("final", final))
         },
-        "resolution": {
-            "claim": describe_claim(calibrated.claim, limited=last < (box_size - 1) // 2),
-            "calibrated": asdict(calibrated.claim),
-            "masked": crossing(corrected.masked),
-            "corrected": crossing(corrected.corrected),
-            "unmasked": crossing(corrected.unmasked),
-            "linear_masked": crossing(linear_masked),
-        },
+        **found,
         "coverage_per_shell": [round(float(share), 4) for share in coverage],
-        "guinier": None if guinier is None else asdict(guinier),
         "resumed": resumed,
-        "seconds": reporter.seconds,
-        "images_per_second": round(
-            len(halves) / sum(s for stage, s in reporter.seconds.items() if stage.startswith("accumulate")), 1
-        ),
+    }
+
+
+def describe_program() -> dict[str, Any]:
+    """Versions, and the command as it was given."""
+    return {"gem3d": version("gem3d"), "versions": _versions(), "command": command_line()}
+
+
+def describe_effort(reporter: Reporter, n_images: int = 0) -> dict[str, Any]:
+    """Time, memory and warnings so far; `seconds` of a resumed run are of its last part."""
+    reading = sum(s for stage, s in reporter.seconds.items() if stage.startswith("accumulate"))
+    return {
+        "seconds": dict(reporter.seconds),
+        "images_per_second": round(n_images / reading, 1) if reading else None,
         "peak_memory_GB": round(peak_memory_GB(), 3),
-        "warnings": reporter.warnings,
+        "warnings": list(reporter.warnings),
     }

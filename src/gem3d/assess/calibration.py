@@ -15,7 +15,7 @@ such as those of common poses, are invisible to it as to every half-map measure.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -131,7 +131,13 @@ def calibrated_fsc(
     maps = [gaussian_half1, gaussian_half2, linear_half1, linear_half2]
     if final_map is not None:
         maps.append(np.asarray(final_map, np.float32))
-    products = band_passed_products(maps, np.square(mask), last_shell=last_shell, progress=progress)
+    # Half maps without a prior are their own linear maps: they need not be filtered twice.
+    distinct = {id(volume): volume for volume in maps}
+    place = [list(distinct).index(id(volume)) for volume in maps]
+    found = band_passed_products(
+        list(distinct.values()), np.square(mask), last_shell=last_shell, progress=progress
+    )
+    products = replace(found, inner_products=found.inner_products[:, place][:, :, place])
     z_sphere = sphere_significance(
         linear_half1,
         linear_half2,

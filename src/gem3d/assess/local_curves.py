@@ -92,7 +92,9 @@ def local_curves(
     own_voxels, sigma_per_voxel = _widths(window_A, pixel_size_A)
     sigma_shells = sigma_per_voxel * box_size
     first = box_A / window_A
-    centres = np.linspace(first, last_shell, max(2, round((last_shell - first) / (SPACING_SIGMAS * sigma_shells)) + 1))
+    centres = np.linspace(
+        first, last_shell, max(2, round((last_shell - first) / (SPACING_SIGMAS * sigma_shells)) + 1)
+    )
 
     b1, b2 = linear or (half1, half2)
     factor = _whitening(b1 + b2, last_shell)

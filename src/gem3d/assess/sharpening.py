@@ -62,7 +62,7 @@ def guinier_bfactor(
     The fit; its B is None, with a reason, where fewer than 5 shells with amplitude lie in the range.
     """
     box_size = check_same_box(volume=volume)
-    amplitude = shell_sums(np.abs(fourier_transform(volume)), box_size) / shell_sizes(box_size)
+    amplitude = shell_amplitudes(volume)
     if shell_weights is not None:
         amplitude[len(shell_weights) :] = 0
         amplitude[: len(shell_weights)] *= shell_weights
@@ -75,6 +75,12 @@ def guinier_bfactor(
         return GuinierFit(None, low_A, high_A, n_shells, None, reason)
     slope, intercept = np.polyfit(frequency_per_A[inside] ** 2, np.log(amplitude[inside]), 1)
     return GuinierFit(float(-4 * slope), low_A, high_A, n_shells, float(intercept), None)
+
+
+def shell_amplitudes(volume: FloatVolume) -> Curve:
+    """Mean amplitude of a map's transform in each shell, `(D//2 + 1,)`."""
+    box_size = len(volume)
+    return shell_sums(np.abs(fourier_transform(volume)), box_size) / shell_sizes(box_size)
 
 
 def sharpen_and_weight(

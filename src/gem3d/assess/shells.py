@@ -15,6 +15,9 @@ from gem3d.errors import MapError
 FloatVolume = NDArray[np.float32]
 Curve = NDArray[np.float64]
 
+# Of the mean power of a map; float32 leaves some 1e-14 where nothing is.
+ROUNDING_POWER = 1e-11
+
 
 def check_same_box(**volumes: FloatVolume | None) -> int:
     """Box size D shared by all volumes; refuses anything that is not `(D, D, D)`, alike and finite.
@@ -100,3 +103,10 @@ def shell_sizes(box_size: int) -> Curve:
 def shell_resolution_A(shell: float, pixel_size_A: float, box_size: int) -> float:
     """Resolution in A of a (fractional) shell: box size in A over the shell."""
     return float(pixel_size_A * box_size / shell)
+
+
+def last_shell_with_power(volume: FloatVolume) -> int:
+    """Last shell of a map that holds more than rounding errors: where a map ends that was made from fewer shells."""
+    sums, sizes = shell_sums(np.abs(fourier_transform(volume)) ** 2, len(volume)), shell_sizes(len(volume))
+    filled = np.flatnonzero(sums / sizes > ROUNDING_POWER * sums.sum() / sizes.sum())
+    return int(filled[-1]) if len(filled) else 0

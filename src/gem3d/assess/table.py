@@ -24,7 +24,7 @@ FscRow = dict[str, int | float | None]
 
 def fsc_rows(
     gaussian: MaskCorrectedFSC,
-    linear_masked: Curve,
+    linear_masked: Curve | None,
     calibrated: CalibratedFSC | None,
     *,
     pixel_size_A: float,
@@ -38,7 +38,7 @@ def fsc_rows(
     Parameters
     ----------
     gaussian: FSC curves of the Gaussian half maps.
-    linear_masked: `(n,)` FSC of the masked linear half maps.
+    linear_masked: `(n,)` FSC of the masked linear half maps; None where there are none.
     calibrated: None where there are no linear half maps.
     pixel_size_A: A per voxel.
     box_size: voxels per side.
@@ -59,7 +59,7 @@ def fsc_rows(
             _at(gaussian.masked, shell),
             _at(gaussian.randomised, shell) if randomised else None,
             _at(gaussian.corrected, shell),
-            _at(linear_masked, shell),
+            None if linear_masked is None else _at(linear_masked, shell),
             _at(valid.smoothed, shell) if valid else None,
             _at(valid.stderr, shell) if valid else None,
         )

@@ -1,0 +1,260 @@
+"""Everything that half maps say of a reconstruction, in one value: what report and summary.json are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gem3d.assess.calibration import EDGE_SHELLS, CalibratedFSC, calibrated_fsc
+from gem3d.assess.claim import ResolutionClaim, claim_resolution
+from gem3d.assess.directional import DirectionalFSC, directional_fsc
+from gem3d.assess.fsc import FSC_THRESHOLD
+from gem3d.assess.local_curves import local_curves
+from gem3d.assess.local_filter import filter_locally
+from gem3d.assess.local_resolution import LocalResolution, local_resolution, window_for
+from gem3d.assess.orientations import OrientationDistribution, orientation_distribution
+from gem3d.assess.overfit import LikelihoodGain
+from gem3d.assess.phase_randomisation import MaskCorrectedFSC, mask_corrected_fsc
+from gem3d.assess.reference import ReferenceComparison, compare_with_reference
+from gem3d.assess.sharpening import GuinierFit, guinier_bfactor, sharpen_and_weight, shell_amplitudes
+from gem3d.assess.shells import Curve, FloatVolume
+from gem3d.assess.slice_correlation import SliceCorrelation, slice_correlation
+from gem3d.errors import warn
+from gem3d.progress import Reporter
+
+MASK_WARNING = "the mask fakes correlation"
+ORIENTATION_WARNING = "preferred orientation"
+# Below this ratio of the areas under conical FSCs views are missing.
+PREFERRED_ORIENTATION_CFAR = 0.5
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What was found; maps are `(D, D, D)` float32 [z, y, x].
+
+    claim: the resolution: of the calibrated FSC, or, where there are no linear half maps, of the ordinary one.
+    calibrated: the calibrated FSC; where there are no linear half maps, the ordinary FSC of the half maps with the
+        mask after the shell filter, which it then equals.
+    has_linear: whether linear half maps were given.
+    half: curves of the half maps; `linear`: of the linear half maps, None without any.
+    map: weighted and sharpened; `map_local`: filtered to the local resolution; `map_unfiltered`: before both.
+    amplitude: `(shells,)` mean amplitude of `map_unfiltered` in each shell, for the Guinier plot; `weight`:
+        `(shells,)` by which it is multiplied before the fit.
+    local, directional, slices: None where no resolution can be claimed.
+    orientations: None where no particle file is known.
+    reference: None where none is given.
+    likelihood: of half 1 and 2; None where the maps were not made here.
+    """
+
+    pixel_size_A: float
+    claim: ResolutionClaim
+    calibrated: CalibratedFSC
+    has_linear: bool
+    half: MaskCorrectedFSC
+    linear: MaskCorrectedFSC | None
+    mask: FloatVolume
+    map: FloatVolume
+    map_unfiltered: FloatVolume
+    map_local: FloatVolume | None
+    guinier: GuinierFit | None
+    amplitude: Curve
+    weight: Curve
+    local: LocalResolution | None
+    directional: DirectionalFSC | None
+    slices: SliceCorrelation | None
+    orientations: OrientationDistribution | None
+    reference: ReferenceComparison | None
+    likelihood: tuple[LikelihoodGain, LikelihoodGain] | None
+
+    @property
+    def claimed_curve(self) -> Curve:
+        """The curve that the claim is read from; its standard error is that of `calibrated`."""
+        return self.calibrated.smoothed if self.has_linear else self.half.corrected
+
+    @property
+    def box_size_px(self) -> int:
+        """Voxels a side."""
+        return len(self.map)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a map is held against, on its grid."""
+
+    name: str
+    values: FloatVolume
+
+
+def assess_half_maps(
+    half_maps: tuple[FloatVolume, FloatVolume],
+    linear: tuple[FloatVolume, FloatVolume] | None,
+    mask: FloatVolume,
+    pixel_size_A: float,
+    reporter: Reporter,
+    *,
+    final_map: FloatVolume | None = None,
+    particle_diameter_A: float | None = None,
+    last_shell: int | None = None,
+    bfactor_A2: float | None = None,
+    seed: int = 0,
+    rotations: NDArray[np.floating] | None = None,
+    reference: Reference | None = None,
+    likelihood: tuple[LikelihoodGain, LikelihoodGain] | None = None,
+) -> Assessment:
+    """Assess half maps, and weight, sharpen and filter the final map by what was found.
+
+    Parameters
+    ----------
+    half_maps: `(D, D, D)` each, unmasked, unfiltered.
+    linear: half maps of the same halves without a prior; None where the half maps themselves have none, or nothing
+        is known.
+    mask: `(D, D, D)` in [0, 1].
+    pixel_size_A: A per voxel.
+    final_map: `(D, D, D)` map of all data; None for the mean of the half maps.
+    particle_diameter_A: of the sphere that signal is tested in.
+    last_shell: last Fourier shell that the maps were made from; None for D//2.
+    bfactor_A2: to sharpen by; None for that of the Guinier plot.
+    seed: of random phases.
+    rotations: `(n, 3, 3)` poses of the particles.
+    """
+    box_size = len(mask)
+    final = np.asarray(
+        (half_maps[0] + half_maps[1]) / 2 if final_map is None else final_map, dtype=np.float32
+    )
+    with reporter.stage("assess") as report:
+        calibrated = calibrated_fsc(
+            *half_maps,
+            *(linear or half_maps),
+            mask,
+            pixel_size_A=pixel_size_A,
+            particle_diameter_A=particle_diameter_A,
+            final_map=final_map,
+            last_shell=last_shell,
+            progress=report,
+        )
+        half, of_linear = (
+            None
+            if pair is None
+            else mask_corrected_fsc(*pair, mask, pixel_size_A, seed=seed, last_shell=last_shell)
+            for pair in (half_maps, linear)
+        )
+        assert half is not None
+        claim = (
+            calibrated.claim
+            if linear
+            else _ordinary_claim(half, calibrated, last_shell, pixel_size_A, box_size)
+        )
+        if half.mask_too_tight:
+            advice = "read the calibrated one, or give" if linear else "give"
+            warn(
+                f"{MASK_WARNING} at the resolution of the ordinary masked FSC (phase-randomised FSC "
+                f"above 0.10): {advice} a softer --mask"
+            )
+        sharpened, guinier = _sharpen(final, calibrated, claim, pixel_size_A, bfactor_A2)
+        compared = None
+        if reference is not None:
+            compared = compare_with_reference(
+                final,
+                reference.values,
+                mask,
+                pixel_size_A,
+                name=reference.name,
+                low_pass_A=claim.estimate_A or 2 * pixel_size_A,
+                last_shell=box_size // 2 if last_shell is None else last_shell,
+            )
+
+    local, map_local, directional, slices = None, None, None, None
+    end = calibrated.valid_up_to_shell
+    limit_A = claim.estimate_A
+    if limit_A is not None and end is not None:
+        with reporter.stage("local resolution") as report:
+            at_limit = min(round(box_size * pixel_size_A / limit_A), len(calibrated.fsc_linear) - 1)
+            window_A = window_for(limit_A, float(calibrated.fsc_linear[at_limit]), pixel_size_A, box_size)
+            if end * window_A > 2 * box_size * pixel_size_A:
+                curves = local_curves(
+                    *half_maps,
+                    mask,
+                    pixel_size_A,
+                    window_A=window_A,
+                    last_shell=end,
+                    linear=linear,
+                    final_map=final_map,
+                    progress=report,
+                )
+                local = local_resolution(curves, mask, pixel_size_A)
+                b = guinier.bfactor_A2 if guinier is not None and bfactor_A2 is None else bfactor_A2
+                map_local = filter_locally(final, curves, pixel_size_A, b)
+        with reporter.stage("directions"):
+            directional = directional_fsc(*half_maps, mask, pixel_size_A, linear=linear, last_shell=end)
+            slices = slice_correlation(*half_maps, mask, last_shell=at_limit)
+            if directional.cfar < PREFERRED_ORIENTATION_CFAR:
+                warn(
+                    f"{ORIENTATION_WARNING}: the map is much better along some directions than along others (cFAR "
+                    f"{directional.cfar:.2f}, below {PREFERRED_ORIENTATION_CFAR:g})"
+                )
+    orientations = None
+    if rotations is not None:
+        shell = None if limit_A is None else max(round(box_size * pixel_size_A / limit_A), 1)
+        orientations = orientation_distribution(rotations, box_size, shell=shell)
+    return Assessment(
+        pixel_size_A=pixel_size_A,
+        claim=claim,
+        calibrated=calibrated,
+        has_linear=linear is not None,
+        half=half,
+        linear=of_linear,
+        mask=mask,
+        map=sharpened,
+        map_unfiltered=final,
+        map_local=map_local,
+        guinier=guinier,
+        amplitude=shell_amplitudes(final),
+        weight=calibrated.final_map_weight,
+        local=local,
+        directional=directional,
+        slices=slices,
+        orientations=orientations,
+        reference=compared,
+        likelihood=likelihood,
+    )
+
+
+def _ordinary_claim(
+    half: MaskCorrectedFSC,
+    calibrated: CalibratedFSC,
+    last_shell: int | None,
+    pixel_size_A: float,
+    box_size: int,
+) -> ResolutionClaim:
+    """Of the FSC corrected for the mask, as other programs do; error and validity from the band-passed one."""
+    return claim_resolution(
+        half.corrected,
+        calibrated.stderr,
+        first_shell=calibrated.first_tested_shell,
+        valid_up_to_shell=calibrated.valid_up_to_shell,
+        last_tested_shell=box_size // 2 if last_shell is None else last_shell - EDGE_SHELLS,
+        threshold=FSC_THRESHOLD,
+        pixel_size_A=pixel_size_A,
+        box_size=box_size,
+    )
+
+
+def _sharpen(
+    unfiltered: FloatVolume,
+    calibrated: CalibratedFSC,
+    claim: ResolutionClaim,
+    pixel_size_A: float,
+    bfactor_A2: float | None,
+) -> tuple[FloatVolume, GuinierFit | None]:
+    """Weight per shell by the regression on the truth and undo the decay, up to the claimed resolution."""
+    limit_A = claim.estimate_A
+    if limit_A is None:
+        return unfiltered, None
+    weights = calibrated.final_map_weight
+    guinier = guinier_bfactor(unfiltered, pixel_size_A, high_A=limit_A, shell_weights=weights)
+    b = guinier.bfactor_A2 if bfactor_A2 is None else bfactor_A2
+    return sharpen_and_weight(
+        unfiltered, pixel_size_A, b, shell_weights=weights, resolution_A=limit_A
+    ), guinier
