@@ -27,6 +27,7 @@ class SetSpec:
 
     kind: images of the structure itself; of a voxel map made of it, by relion_project; or of the structure low-passed
         at `low_pass_A`.
+    poses: STAR file that orientations are drawn from; "" for uniform ones.
     """
 
     structure: str
@@ -41,6 +42,7 @@ class SetSpec:
     defocus_error_A: float = 0.0
     kind: Literal["structure", "voxel", "low-passed"] = "structure"
     low_pass_A: float = 0.0
+    poses: str = ""
 
     @property
     def size(self) -> str:
@@ -85,7 +87,8 @@ class Context:
 
     def particle_set(self, spec: SetSpec) -> Path:
         """Folder with `particles.star`, `particles.mrcs` and `truth.mrc`, simulated unless it is there already."""
-        arguments = {**asdict(spec), "ctf_table": "" if self.ctf_table is None else self.ctf_table.name}
+        named = {name: value for name, value in asdict(spec).items() if name != "poses" or value}
+        arguments = {**named, "ctf_table": "" if self.ctf_table is None else self.ctf_table.name}
         key = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{Path(spec.structure).stem}-{spec.kind}-{spec.particles}x{spec.box_px}-seed{spec.seed}-{key}"
         folder = self.work / "sets" / name
@@ -165,6 +168,7 @@ class Context:
             "--defocus-error": spec.defocus_error_A,
             "--seed": spec.seed,
             **({} if self.ctf_table is None else {"--ctf-table": self.ctf_table}),
+            **({"--poses": spec.poses} if spec.poses else {}),
         }
         pairs = [str(word) for pair in options.items() for word in pair]
         return ["simulate", str(source), "--out", str(folder), *pairs, "--quiet", "--overwrite"]

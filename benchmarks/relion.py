@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import gemmi
+import numpy as np
+from numpy.typing import NDArray
+
+from gem3d.maps import read_map
 from measure import CommandFailed, Usage, run_measured
 
 Subset = Literal["half1", "half2", "all"]
@@ -62,6 +67,55 @@ def project(map_file: Path, star: Path, out_root: Path) -> Path:
     command = ["relion_project", "--i", map_file, "--ang", star, "--o", out_root, "--ctf"]
     run_measured(command, cwd=star.parent)
     return out_root.with_suffix(".mrcs")
+
+
+def postprocess_available() -> bool:
+    return shutil.which("relion_postprocess") is not None
+
+
+@dataclass(frozen=True)
+class PostProcess:
+    """What relion_postprocess says of a pair of half maps.
+
+    corrected: `(D//2 + 1,)` FSC corrected for the mask by phase randomisation.
+    resolution_A: as the program states it.
+    """
+
+    corrected: NDArray[np.float64]
+    resolution_A: float
+
+
+def postprocess(run: Path, pixel_A: float) -> PostProcess:
+    """Judge linear_half1.mrc and linear_half2.mrc of a run in its mask.mrc."""
+    out = _postprocess(run, pixel_A, "fsc")
+    document = gemmi.cif.read(str(out.with_suffix(".star")))
+    column = document.find_block("fsc").find_loop("_rlnFourierShellCorrelationCorrected")
+    resolution_A = document.find_block("general").find_value("_rlnFinalResolution")
+    return PostProcess(np.array([float(value) for value in column]), float(resolution_A))
+
+
+def local_resolution(run: Path, pixel_A: float) -> NDArray[np.float32]:
+    """Local resolution in A of the same half maps, with the program's own step and window; not masked."""
+    out = _postprocess(run, pixel_A, "local", "--locres")
+    return read_map(out.with_name(f"{out.name}_locres.mrc")).values
+
+
+def _postprocess(run: Path, pixel_A: float, name: str, *extra: str) -> Path:
+    folder = run / "relion_postprocess"
+    # It writes a PDF beside its results, into a folder of their name.
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for number in ("1", "2"):
+        shutil.copy(run / f"linear_half{number}.mrc", folder / f"run_half{number}_class001_unfil.mrc")
+    shutil.copy(run / "mask.mrc", folder)
+    words = ["--i", "run_half1_class001_unfil.mrc", "--o", f"{name}/{name}", "--mask", "mask.mrc"]
+    words += ["--angpix", f"{pixel_A:g}", "--adhoc_bfac", "0", *extra]
+    try:
+        run_measured(["relion_postprocess", *words], cwd=folder)
+    except CommandFailed:
+        # Without its plotting program it fails at its very last step, when the results are written.
+        if not list((folder / name).glob("*.star")):
+            raise
+    return folder / name / name
 
 
 def refine_available() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -108,8 +107,8 @@ class FromImages:
     """
 
     unit, final_unit = "images", ""
-    # As many, but narrower, since wide ones narrow slowly: docs/training.md.
-    spread = replace(FromEquations.spread, scale_per_spacing=0.355)
+    # Narrower, since wide ones narrow slowly; and more, or each half would have a noise of its own: docs/training.md.
+    spread = Spread(volume_per_gaussian_A3=50.0, voxels_per_gaussian=5.0, scale_per_spacing=0.43)
 
     def __init__(
         self,
