@@ -3,7 +3,7 @@
 python benchmarks/run.py --list
 python benchmarks/run.py low_snr --structures 5a1a --seeds 1
 python benchmarks/run.py all --ctf-table empiar10028_ctf.pkl
-python benchmarks/run.py tables        # docs/results.md from benchmarks/results/*.csv
+python benchmarks/run.py tables        # docs/results.md and assessment.md from benchmarks/results/*.csv
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from registry import REGISTRY, Benchmark, Skipped
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGE = HERE.parent / "docs" / "results.md"
+PAGES = tuple(HERE.parent / "docs" / name for name in ("results.md", "assessment.md"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{found.name:<18}{found.what}{'' if found.in_all else ' (not part of all)'}")
         return 0
     if options.names == ["tables"]:
-        PAGE.write_text(tables.fill(PAGE.read_text(), RESULTS))
+        for page in PAGES:
+            page.write_text(tables.fill(page.read_text(), RESULTS))
         return 0
     try:
         chosen = choose(options.names)

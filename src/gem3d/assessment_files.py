@@ -9,11 +9,20 @@ from typing import Any
 
 from gem3d import run_directory
 from gem3d.assess import FSC_COLUMNS, fsc_rows, resolution_at
-from gem3d.assess.shells import Curve
+from gem3d.assess.overfit import FIRST_SHELL
+from gem3d.assess.shells import Curve, shell_resolution_A
 from gem3d.assessment import Assessment
 from gem3d.maps import write_map
 from gem3d.summary import describe_claim
 
+LIKELIHOOD_COLUMNS = (
+    "shell",
+    "resolution_A",
+    "half1_seen",
+    "half1_unseen",
+    "half2_seen",
+    "half2_unseen",
+)
 DIRECTION_COLUMNS = ("x", "y", "z", "resolution_A", "fsc_area")
 
 
@@ -49,6 +58,26 @@ def write_assessment(out: Path, a: Assessment) -> None:
             [
                 dict(zip(DIRECTION_COLUMNS, (*axis, _number(resolution_A), area), strict=True))
                 for axis, resolution_A, area in table
+            ],
+        )
+    if a.likelihood is not None:
+        curves = [curve for gain in a.likelihood for curve in (gain.seen, gain.unseen)]
+        run_directory.write_csv(
+            out / "likelihood.csv",
+            LIKELIHOOD_COLUMNS,
+            [
+                dict(
+                    zip(
+                        LIKELIHOOD_COLUMNS,
+                        (
+                            shell,
+                            shell_resolution_A(shell, a.pixel_size_A, a.box_size_px),
+                            *(None if curve is None else curve[shell] for curve in curves),
+                        ),
+                        strict=True,
+                    )
+                )
+                for shell in range(FIRST_SHELL, len(a.likelihood[0].unseen))
             ],
         )
 

@@ -30,6 +30,7 @@ RESULTS = (
     "gaussians.ply",
     "fsc.csv",
     "directional.csv",
+    "likelihood.csv",
     "fsc.xml",
     "view.cxc",
     "report.html",

@@ -8,10 +8,16 @@ import numpy as np
 
 from gem3d.assess.shells import Curve
 
+# The fit knows the map inside a box little larger than the particle, whose Fourier pixels are wider than those of the
+# images: the first shells are blurred into one another, and single ones of them may have the wrong sign.
+FIRST_SHELL = 4
+
 
 @dataclass(frozen=True)
 class LikelihoodGain:
     """Log-likelihood that the map of one half gains over an empty map, per particle and Fourier pixel of a shell.
+
+    Not to be read before `FIRST_SHELL`.
 
     seen: `(shells,)` of the particles it was fitted to; None where they were not kept.
     unseen: `(shells,)` of the held-out particles of the same half. Negative: here the map is worse than none.

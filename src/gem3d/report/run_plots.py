@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gem3d.assess.overfit import FIRST_SHELL
 from gem3d.assess.shells import Curve
 from gem3d.assessment import Assessment
 from gem3d.fit.result import Round
@@ -86,7 +87,7 @@ def _guinier_range(a: Assessment, weighted: Curve) -> list[float] | None:
 def likelihood_plot(a: Assessment) -> Plot:
     """Log-likelihood gained per shell, of seen and unseen particles of both halves, on an axis of arsinh."""
     assert a.likelihood is not None
-    gains = np.abs(np.concatenate([gain.unseen[1:] for gain in a.likelihood]))
+    gains = np.abs(np.concatenate([gain.unseen[FIRST_SHELL:] for gain in a.likelihood]))
     largest = float(gains.max()) or 1.0
     fine = np.concatenate([np.abs(gain.unseen[len(gain.unseen) // 2 :]) for gain in a.likelihood])
     unit = float(np.clip(np.median(fine), LEAST_LINEAR * largest, MOST_LINEAR * largest))
@@ -99,11 +100,11 @@ def likelihood_plot(a: Assessment) -> Plot:
         for kind, curve, n_particles, dash in kinds:
             if curve is None:
                 continue
-            x = frequencies(len(curve), a.pixel_size_A, a.box_size_px)[1:]
+            x = frequencies(len(curve), a.pixel_size_A, a.box_size_px)[FIRST_SHELL:]
             figure.add_scatter(
                 x=x,
-                y=float32(np.arcsinh(curve[1:] / unit)),
-                customdata=np.stack([float32(1 / x), float32(curve[1:])], axis=1),
+                y=float32(np.arcsinh(curve[FIRST_SHELL:] / unit)),
+                customdata=np.stack([float32(1 / x), float32(curve[FIRST_SHELL:])], axis=1),
                 mode="lines",
                 line={"color": colour, "dash": dash, "width": 2},
                 name=f"half {number}, {kind} ({n_particles:,})",

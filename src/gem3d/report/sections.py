@@ -202,7 +202,8 @@ def _overfitting(a: Assessment, facts: RunFacts) -> tuple[Part, ...]:
             "Log-likelihood that each half map gains over an empty map, per particle and Fourier pixel of a shell, "
             "for particles it was fitted to (dotted, where they were kept) and particles it has never seen (full), "
             "as the fit was stopped. Below zero, the map is worse than none there. The axis is linear near zero and "
-            "logarithmic beyond; with few held-out particles the full lines scatter."
+            "logarithmic beyond; with few held-out particles the full lines scatter. The first shells, which the fit "
+            "cannot tell apart, are left out."
         )
         parts.append(Figure("Particles seen and unseen", (run_plots.likelihood_plot(a),), caption))
     if not facts.rounds or not any(r.held_out_loss for rounds in facts.rounds.values() for r in rounds):
@@ -257,11 +258,7 @@ def _deposit(a: Assessment) -> tuple[Part, ...]:
     if a.calibrated.valid_up_to_shell is None:
         rows.append(("FSC curve", "none: no shell of it is valid"))
     else:
-        curve = (
-            "the calibrated FSC"
-            if a.has_linear
-            else "the FSC of the half maps, corrected for the mask,"
-        )
+        curve = "the calibrated FSC" if a.has_linear else "the FSC of the half maps, corrected for the mask,"
         rows.append(("FSC curve", f"fsc.xml: {curve} up to its last valid shell"))
     return (Sentence(why), Table(tuple(rows)))
 

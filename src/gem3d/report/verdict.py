@@ -10,6 +10,7 @@ import numpy as np
 from gem3d.assess import FSC_THRESHOLD, resolution_at
 from gem3d.assess.claim import END_OF_DATA
 from gem3d.assess.directional import DirectionalFSC
+from gem3d.assess.overfit import FIRST_SHELL
 from gem3d.assess.phase_randomisation import TIGHT_MASK_FSC
 from gem3d.assess.shells import shell_resolution_A
 from gem3d.assessment import MASK_WARNING, ORIENTATION_WARNING, PREFERRED_ORIENTATION_CFAR, Assessment
@@ -209,7 +210,7 @@ def _held_out(a: Assessment) -> list[Finding]:
     last = int(a.box_size_px * a.pixel_size_A / a.claim.estimate_A + 1e-6)
     findings = []
     for number, gain in enumerate(a.likelihood, start=1):
-        bad = np.flatnonzero(gain.unseen[1 : last + 1] < 0) + 1
+        bad = np.flatnonzero(gain.unseen[FIRST_SHELL : last + 1] < 0) + FIRST_SHELL
         if len(bad) == 0:
             continue
         ends = sorted(
@@ -217,8 +218,8 @@ def _held_out(a: Assessment) -> list[Finding]:
         )
         where = f"between {' and '.join(ends)} A" if len(ends) > 1 else f"at {ends[0]} A"
         text = (
-            f"Half {number} explains held-out particles worse than no map at all in {len(bad)} of {last} shells up "
-            f"to the resolution, {where}: there it follows noise"
+            f"Half {number} explains held-out particles worse than no map at all in {len(bad)} of the "
+            f"{last - FIRST_SHELL + 1} shells judged, {where}: there it follows noise"
         )
         if len(bad) <= CHANCE_SHELLS:
             text += f", or its {gain.n_unseen:,} held-out particles are too few to tell"
