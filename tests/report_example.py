@@ -180,4 +180,4 @@ def _orientations() -> OrientationDistribution:
 def _gain(half: int) -> LikelihoodGain:
     shells = np.arange(BOX // 2 + 1)
     seen = 0.5 * np.exp(-shells / 4)
-    return LikelihoodGain(seen, seen * (0.9 - 0.02 * half), 950, 50)
+    return LikelihoodGain(seen, seen * (0.9 - 0.02 * half), 0.1 * seen, 950, 50)

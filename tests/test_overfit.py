@@ -91,8 +91,8 @@ def test_the_sum_over_shells_is_the_loss(box: int, coarse: int) -> None:
     both = operator + operator
     for each, factor in ((operator, 1), (both, 2)):
         by_shell = each.loss_by_shell(volume)
-        assert by_shell.shape == (equations.radius + 1,)
-        assert by_shell.sum() == pytest.approx(factor * operator.loss_and_gradient(volume)[0], rel=1e-5)
+        assert by_shell.shape == (2, equations.radius + 1)
+        assert by_shell[0].sum() == pytest.approx(factor * operator.loss_and_gradient(volume)[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("last_shell", [15, 11])
@@ -104,7 +104,9 @@ def test_losses_of_images_by_shell(made: Simulation, last_shell: int) -> None:
     batch = next(observed.batches(rows.numpy(), 3))
     transforms, gaussians = transform(batch.images), some_gaussians()
     loss = ImageLoss(observed, noise, last_shell)
-    found = loss.by_shell(gaussians, rows, transforms)
+    found, power = loss.by_shell(gaussians, rows, transforms)
+    nothing = loss.by_shell(gaussians, rows, torch.zeros_like(transforms))
+    np.testing.assert_allclose(nothing, [power, power], rtol=1e-5)
 
     projections = project_reference(
         gaussians.masses.double() / PIXEL_A**3,
@@ -135,11 +137,11 @@ def test_the_equations_say_by_shell_what_the_images_say(made: Simulation) -> Non
     rows = np.flatnonzero((made.particles.half_set == 1) & ~is_held_out(np.arange(300), 0))
     loss = ImageLoss(observed, half.noise_power, half.training.radius)
     of_images = sum(
-        loss.by_shell(fitted, torch.from_numpy(batch.rows), transform(batch.images))
+        loss.by_shell(fitted, torch.from_numpy(batch.rows), transform(batch.images))[0]
         for batch in observed.batches(rows, 64)
     )
     grid = grid_of(half.training, begun.support_A)
-    of_equations = NormalOperator(half.training, grid).loss_by_shell(voxelize_on(fitted, grid))
+    of_equations = NormalOperator(half.training, grid).loss_by_shell(voxelize_on(fitted, grid))[0]
     assert of_equations.sum() == pytest.approx(np.sum(of_images), rel=0.02)
     bands = ([4, 8, 12], 0)
     np.testing.assert_allclose(
@@ -229,6 +231,23 @@ def test_noise_is_explained_only_where_it_was_seen(tmp_path: Path) -> None:
     assert gain.seen[4:].min() > 0
     assert gain.unseen[4:12].max() < 0
     assert gain.unseen[12:].mean() < 0
+    assert len(gain.follows_noise(BOX // 2 - 1)) > 5
+
+
+def test_the_standard_error_is_the_spread_of_the_gain(made: Simulation) -> None:
+    """Forty draws of noise, none of which the map was fitted to: as often refuted as chance has it."""
+    observed, gaussians, last_shell = observations_of(made, normalise=False), some_gaussians(), 12
+    rows = torch.arange(8)
+    loss = ImageLoss(observed, torch.full((16,), float(BOX * BOX)), last_shell)
+    rng = np.random.default_rng(0)
+    gains = []
+    for _ in range(40):
+        noise = torch.from_numpy(rng.standard_normal((8, BOX, BOX), dtype=np.float32))
+        by_shell = loss.by_shell(gaussians, rows, torch.fft.rfft2(noise))
+        gains.append(likelihood_gain(by_shell, by_shell, 8, 8, BOX))
+    spread = np.std([gain.unseen for gain in gains], axis=0)[1:]
+    np.testing.assert_allclose(spread, gains[0].unseen_stderr[1:], rtol=0.4)
+    assert np.mean(spread / gains[0].unseen_stderr[1:]) == pytest.approx(1, abs=0.1)
 
 
 def test_a_map_is_worse_than_none_beyond_the_signal(tmp_path: Path) -> None:

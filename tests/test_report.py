@@ -189,22 +189,22 @@ def test_tight_mask_is_a_warning() -> None:
 def test_held_out_particles_count_up_to_the_resolution() -> None:
     a = example()
     assert a.claim.estimate_A is not None
-    assert "good: In every shell up to the resolution the maps explain particles" in said(a)
+    assert "good: Up to the resolution nothing suggests that the maps follow noise" in said(a)
     last = int(BOX * PIXEL_A / a.claim.estimate_A)
+    stderr = np.full(LAST + 1, 0.01)
 
-    def with_bad(shells: slice) -> str:
-        unseen = np.full(LAST + 1, 0.1)
-        unseen[shells] = -0.01
-        gain = LikelihoodGain(None, unseen, 950, 50)
-        good = LikelihoodGain(None, np.full(LAST + 1, 0.1), 950, 50)
-        return said(replace(a, likelihood=(good, gain)))
+    def with_bad(shells: slice, gain: float = -0.05) -> str:
+        unseen = np.full(LAST + 1, 0.02)
+        unseen[shells] = gain
+        bad = LikelihoodGain(None, unseen, stderr, 950, 50)
+        good = LikelihoodGain(None, np.full(LAST + 1, 0.02), stderr, 950, 50)
+        return said(replace(a, likelihood=(good, bad)))
 
-    assert "held-out" not in with_bad(slice(last + 1, None)), "beyond the resolution"
-    assert "note: Half 2 explains held-out particles worse" in with_bad(slice(last, last + 1))
-    text = with_bad(slice(last - 4, last + 1))
-    judged = f"in 5 of the {last - 3} shells judged"
-    assert f"warning: Half 2 explains held-out particles worse than no map at all {judged}" in text
-    assert "held-out" not in with_bad(slice(1, 4)), "shells that are blurred into one another"
+    assert "follows noise" not in with_bad(slice(last + 3, None)), "beyond the resolution"
+    assert "follows noise" not in with_bad(slice(last - 1, last)), "one shell among good ones"
+    assert "follows noise" not in with_bad(slice(last - 6, last), -0.005), "not more than chance"
+    text = with_bad(slice(last - 6, last))
+    assert "warning: Half 2 explains held-out particles worse than no map at all between" in text
     assert "Half 1" not in text
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gem3d.assess.shells import Curve
 
 # The fit knows the map inside a box little larger than the particle, whose Fourier pixels are wider than those of the
 # images: the first shells are blurred into one another, and single ones of them may have the wrong sign.
 FIRST_SHELL = 4
+POOLED_SHELLS = 5
+REFUTED_SIGMAS = 2.5
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,40 @@ class LikelihoodGain:
 
     seen: `(shells,)` of the particles it was fitted to; None where they were not kept.
     unseen: `(shells,)` of the held-out particles of the same half. Negative: here the map is worse than none.
+    unseen_stderr: `(shells,)` standard error that the noise of the held-out images gives it.
     n_seen, n_unseen: particles.
     """
 
     seen: Curve | None
     unseen: Curve
+    unseen_stderr: Curve
     n_seen: int
     n_unseen: int
 
+    def follows_noise(self, last_shell: int) -> NDArray[np.int64]:
+        """Shells up to `last_shell` where the held-out particles refute the map, beyond what chance would do.
+
+        Judged over `POOLED_SHELLS` shells around each, in which the gain is below zero by `REFUTED_SIGMAS` standard
+        errors.
+        """
+        window = np.ones(POOLED_SHELLS)
+        gain = np.convolve(self.unseen * self._pixels, window, "same")
+        stderr = np.sqrt(np.convolve((self.unseen_stderr * self._pixels) ** 2, window, "same"))
+        shells = np.flatnonzero(gain < -REFUTED_SIGMAS * stderr)
+        return shells[(shells >= FIRST_SHELL) & (shells <= last_shell)]
+
+    @property
+    def _pixels(self) -> Curve:
+        """Fourier pixels in each shell, but for a factor."""
+        return np.arange(len(self.unseen), dtype=np.float64)
+
 
 def likelihood_gain(
-    seen_loss: Curve, unseen_loss: Curve, n_seen: int, n_unseen: int, box_size: int
+    seen_loss: NDArray[np.float64],
+    unseen_loss: NDArray[np.float64],
+    n_seen: int,
+    n_unseen: int,
+    box_size: int,
 ) -> LikelihoodGain:
     """Gain of a map over an empty one, from the losses of two sets of particles.
 
@@ -40,14 +66,22 @@ def likelihood_gain(
     is therefore -|N|^2 / (2 sigma^2), and its gain is -1/2 of a loss that is the sum of |Y - C P|^2 / sigma^2 over
     the same pixels, less that of the empty map (`gem3d.fit.normal_equations`, `gem3d.fit.image_loss`).
 
+    The noise enters it by Re(conj(C P) N) / sigma^2, whose variance over a shell is the sum of |C P|^2 / sigma^2.
+
     Parameters
     ----------
-    seen_loss, unseen_loss: `(shells,)` summed over particles and over the Fourier pixels of each shell.
+    seen_loss, unseen_loss: `(2, shells)` summed over particles and over the Fourier pixels of each shell: the
+        loss, and of it the sum of |C P|^2 / sigma^2.
     box_size: of the images.
     """
-    per_pixel = -0.5 / _ring_sizes(box_size, len(unseen_loss))
-    seen = seen_loss * per_pixel / n_seen if n_seen > 0 else None
-    return LikelihoodGain(seen, unseen_loss * per_pixel / n_unseen, n_seen, n_unseen)
+    pixels = _ring_sizes(box_size, unseen_loss.shape[1])
+    return LikelihoodGain(
+        seen=-0.5 * seen_loss[0] / (pixels * n_seen) if n_seen > 0 else None,
+        unseen=-0.5 * unseen_loss[0] / (pixels * n_unseen),
+        unseen_stderr=np.sqrt(np.maximum(unseen_loss[1], 0)) / (pixels * n_unseen),
+        n_seen=n_seen,
+        n_unseen=n_unseen,
+    )
 
 
 def _ring_sizes(box_size: int, n_shells: int) -> Curve:

@@ -9,9 +9,11 @@ one that the normal equations have (`gem3d.fit.normal_equations`), summed over t
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from gem3d.assess.shells import Curve, hermitian_multiplicity
+from gem3d.assess.shells import hermitian_multiplicity
 from gem3d.fit.observations import Observations
 from gem3d.gaussians import Gaussians
 from gem3d.kernels.project import project
@@ -72,12 +74,19 @@ class ImageLoss:
         return loss
 
     @torch.no_grad()
-    def by_shell(self, gaussians: Gaussians, rows: torch.Tensor, transforms: torch.Tensor) -> Curve:
-        """The loss of some images in each shell, `(last_shell + 1,)`; parameters as of `backward`."""
+    def by_shell(
+        self, gaussians: Gaussians, rows: torch.Tensor, transforms: torch.Tensor
+    ) -> NDArray[np.float64]:
+        """The loss of some images in each shell, parameters as of `backward`.
+
+        Returns
+        -------
+        `(2, last_shell + 1)`: the loss, and of it what does not depend on the images, |P|^2 / sigma^2.
+        """
         predicted = torch.fft.rfft2(self._project(gaussians, rows)).mul_(self._ctf(rows))
-        losses = self._excess(predicted, transforms).sum(0, dtype=torch.float64) * self._multiplicity
-        by_shell: Curve = torch.bincount(self._shell.flatten(), losses.flatten()).numpy()
-        return by_shell
+        parts = self._excess(predicted, transforms), predicted.abs().square_().mul_(self._weight)
+        sums = [part.sum(0, dtype=torch.float64) * self._multiplicity for part in parts]
+        return np.stack([torch.bincount(self._shell.flatten(), part.flatten()).numpy() for part in sums])
 
     def _project(self, gaussians: Gaussians, rows: torch.Tensor) -> torch.Tensor:
         observed, pixel_size_A = self._observations, self._observations.pixel_size_A

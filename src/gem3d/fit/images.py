@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d.assess.overfit import LikelihoodGain, likelihood_gain
-from gem3d.assess.shells import Curve
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Descent, Shapes, StepSizes
 from gem3d.fit.image_loss import ImageLoss
@@ -172,9 +171,9 @@ class ImageTraining:
         seen, unseen = (self.loss_by_shell(gaussians, rows) for rows in (sample, held_out))
         return likelihood_gain(seen, unseen, len(sample), len(held_out), self.observations.box_size_px)
 
-    def loss_by_shell(self, gaussians: Gaussians, rows: NDArray[np.int64]) -> Curve:
-        """Loss of some images in each shell."""
-        total: Curve = np.zeros(self.loss.last_shell + 1)
+    def loss_by_shell(self, gaussians: Gaussians, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Loss of some images in each shell, see `ImageLoss.by_shell`."""
+        total = np.zeros((2, self.loss.last_shell + 1))
         for batch in self.observations.batches(rows, BATCH_SIZE):
             total += self.loss.by_shell(gaussians, torch.from_numpy(batch.rows), transform(batch.images))
         return total

@@ -146,7 +146,7 @@ class NormalOperator:
 
         Returns
         -------
-        `(last_shell + 1,)`, whose sum is the loss.
+        `(2, last_shell + 1)`: the loss, and of it what does not depend on the images, k_hat |v_hat|^2.
         """
         padded_z, padded_y, padded_x = self.fft_shape
         v_lines, b_lines = (
@@ -155,17 +155,20 @@ class NormalOperator:
         # In Fourier pixels of the images' box.
         z, y, x = (torch.fft.fftfreq(n, 1 / self.grid.box_size).square() for n in self.fft_shape)
         group = max(1, LARGEST_GROUP_BYTES // (8 * padded_y * padded_z))
-        total = torch.zeros(self.last_shell + 1, dtype=torch.float64)
+        total = torch.zeros(2, self.last_shell + 1, dtype=torch.float64)
         for first in range(0, len(v_lines), group):
             part = slice(first, first + group)
             v_hat, b_hat = (
                 torch.fft.fft(torch.fft.fft(lines[part], n=padded_y, dim=1), n=padded_z, dim=2)
                 for lines in (v_lines, b_lines)
             )
-            excess = torch.view_as_real(v_hat) * torch.view_as_real(v_hat * self.k_hat[part] - 2 * b_hat)
-            losses = excess.sum(-1).mul_(self._multiplicity[part, None, None])
+            power = v_hat.abs().square_().mul_(self.k_hat[part])
+            cross = (torch.view_as_real(v_hat) * torch.view_as_real(b_hat)).sum(-1)
+            multiplicity = self._multiplicity[part, None, None]
             shell = (x[: len(v_lines)][part, None, None] + y[:, None] + z).sqrt_().round_()
             shell = shell.long().clamp_(max=self.last_shell)
-            total += torch.bincount(shell.flatten(), losses.flatten().double(), minlength=len(total))
+            for row, losses in zip(total, (power - 2 * cross, power), strict=True):
+                losses = (losses * multiplicity).flatten().double()
+                row += torch.bincount(shell.flatten(), losses, minlength=len(row))
         by_shell: Curve = (total / (padded_z * padded_y * padded_x)).numpy()
         return by_shell

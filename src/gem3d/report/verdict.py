@@ -10,7 +10,6 @@ import numpy as np
 from gem3d.assess import FSC_THRESHOLD, resolution_at
 from gem3d.assess.claim import END_OF_DATA
 from gem3d.assess.directional import DirectionalFSC
-from gem3d.assess.overfit import FIRST_SHELL
 from gem3d.assess.phase_randomisation import TIGHT_MASK_FSC
 from gem3d.assess.shells import shell_resolution_A
 from gem3d.assessment import MASK_WARNING, ORIENTATION_WARNING, PREFERRED_ORIENTATION_CFAR, Assessment
@@ -25,8 +24,6 @@ ABRUPT_SHELLS = 1.5
 # A difference of resolutions that is worth a warning.
 LARGE_DIFFERENCE = 0.03
 LARGE_UNSEEN = 0.005
-# So many shells may be below zero by chance.
-CHANCE_SHELLS = 2
 SHARED_ERRORS = (
     "Errors which both halves share, such as wrong poses or a wrong pixel size, are invisible to any measure made of "
     "half maps, this one too: compare with an atomic model or another map of known scale."
@@ -210,7 +207,7 @@ def _held_out(a: Assessment) -> list[Finding]:
     last = int(a.box_size_px * a.pixel_size_A / a.claim.estimate_A + 1e-6)
     findings = []
     for number, gain in enumerate(a.likelihood, start=1):
-        bad = np.flatnonzero(gain.unseen[FIRST_SHELL : last + 1] < 0) + FIRST_SHELL
+        bad = gain.follows_noise(last)
         if len(bad) == 0:
             continue
         ends = sorted(
@@ -218,14 +215,15 @@ def _held_out(a: Assessment) -> list[Finding]:
         )
         where = f"between {' and '.join(ends)} A" if len(ends) > 1 else f"at {ends[0]} A"
         text = (
-            f"Half {number} explains held-out particles worse than no map at all in {len(bad)} of the "
-            f"{last - FIRST_SHELL + 1} shells judged, {where}: there it follows noise"
+            f"Half {number} explains held-out particles worse than no map at all {where}, by more than chance does: "
+            "there it follows noise."
         )
-        if len(bad) <= CHANCE_SHELLS:
-            text += f", or its {gain.n_unseen:,} held-out particles are too few to tell"
-        findings.append(Finding("note" if len(bad) <= CHANCE_SHELLS else "warning", text + "."))
+        findings.append(Finding("warning", text))
     if not findings:
-        text = "In every shell up to the resolution the maps explain particles that they have never seen."
+        text = (
+            "Up to the resolution nothing suggests that the maps follow noise: held-out particles, which they have "
+            "never seen, do not refute them."
+        )
         findings.append(Finding("good", text))
     return findings
 
