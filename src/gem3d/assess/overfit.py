@@ -13,7 +13,7 @@ from gem3d.assess.shells import Curve
 # images: the first shells are blurred into one another, and single ones of them may have the wrong sign.
 FIRST_SHELL = 4
 POOLED_SHELLS = 5
-REFUTED_SIGMAS = 2.5
+REFUTED_SIGMAS = 3.5
 
 
 @dataclass(frozen=True)
