@@ -362,7 +362,7 @@ def test_page_hangs_together(page: str) -> None:
     assert len(names) == len(set(names))
     assert {link[1:] for link in tags.all("href")} <= set(names)
     plots = [a["id"] for _, a in tags.tags if "plot" in (a.get("class") or "").split()]
-    assert len(plots) == 15
+    assert len(plots) == 16
     for name in plots:
         content = page.split(f'id="{name}-data">')[1].split("</script>")[0]
         figure = json.loads(content)

@@ -88,7 +88,7 @@ def test_every_plot_is_drawn_without_errors_or_network(visit: Visit, report: Pat
     outside = [url for url in visit.requests if not url.startswith(("data:", "blob:"))]
     assert outside == [report.as_uri()]
     plots = visit.page.locator(".plot")
-    assert plots.count() == 15
+    assert plots.count() == 16
     assert visit.page.locator(".plot .main-svg").count() >= plots.count()
     assert visit.page.locator(".plot.scene canvas").count() >= 2
 

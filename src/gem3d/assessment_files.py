@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,8 @@ from gem3d.assessment import Assessment
 from gem3d.maps import write_map
 from gem3d.summary import describe_claim
 
-LIKELIHOOD_COLUMNS = (
-    "shell",
-    "resolution_A",
-    "half1_seen",
-    "half1_unseen",
-    "half2_seen",
-    "half2_unseen",
+LIKELIHOOD_COLUMNS = tuple(
+    f"half{half}_{what}" for half in (1, 2) for what in ("seen", "unseen", "unseen_stderr")
 )
 DIRECTION_COLUMNS = ("x", "y", "z", "resolution_A", "fsc_area")
 
@@ -61,25 +57,25 @@ def write_assessment(out: Path, a: Assessment) -> None:
             ],
         )
     if a.likelihood is not None:
-        curves = [curve for gain in a.likelihood for curve in (gain.seen, gain.unseen)]
-        run_directory.write_csv(
-            out / "likelihood.csv",
-            LIKELIHOOD_COLUMNS,
-            [
-                dict(
-                    zip(
-                        LIKELIHOOD_COLUMNS,
-                        (
-                            shell,
-                            shell_resolution_A(shell, a.pixel_size_A, a.box_size_px),
-                            *(None if curve is None else curve[shell] for curve in curves),
-                        ),
-                        strict=True,
-                    )
-                )
-                for shell in range(FIRST_SHELL, len(a.likelihood[0].unseen))
-            ],
-        )
+        curves = [curve for gain in a.likelihood for curve in (gain.seen, gain.unseen, gain.unseen_stderr)]
+        _write_shells(out / "likelihood.csv", a, LIKELIHOOD_COLUMNS, curves, first=FIRST_SHELL)
+    if a.guinier is not None:
+        _write_shells(out / "sharpening.csv", a, ("amplitude", "weight"), [a.amplitude, a.weight], first=1)
+
+
+def _write_shells(
+    path: Path, a: Assessment, names: Sequence[str], curves: Sequence[Curve | None], *, first: int
+) -> None:
+    """Curves over shells as columns; one that ends early leaves empty cells."""
+    rows = [
+        {"shell": shell, "resolution_A": shell_resolution_A(shell, a.pixel_size_A, a.box_size_px)}
+        | {
+            name: None if curve is None or shell >= len(curve) else curve[shell]
+            for name, curve in zip(names, curves, strict=True)
+        }
+        for shell in range(first, max(len(curve) for curve in curves if curve is not None))
+    ]
+    run_directory.write_csv(path, ("shell", "resolution_A", *names), rows)
 
 
 def describe_assessment(a: Assessment) -> dict[str, Any]:

@@ -31,6 +31,7 @@ RESULTS = (
     "fsc.csv",
     "directional.csv",
     "likelihood.csv",
+    "sharpening.csv",
     "fsc.xml",
     "view.cxc",
     "report.html",

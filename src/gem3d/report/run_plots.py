@@ -44,7 +44,7 @@ def guinier_plot(a: Assessment) -> Plot:
     figure = new_figure()
     for name, amplitude, style in (
         ("map_unfiltered", a.amplitude, {"color": GREY, "size": 5, "symbol": "circle-open"}),
-        ("weighted by the calibrated FSC", weighted, {"color": BLUE, "size": 6}),
+        ("weighted", weighted, {"color": BLUE, "size": 6}),
     ):
         shown = np.flatnonzero(amplitude[1:] > 0) + 1
         figure.add_scatter(
@@ -71,6 +71,30 @@ def guinier_plot(a: Assessment) -> Plot:
     figure.update_xaxes(**resolution_axis(math.sqrt(x[-1]), power=2, title="resolution (Å), linear in 1/d²"))
     figure.update_yaxes(title_text="ln(mean amplitude)", range=_guinier_range(a, weighted))
     return Plot("guinier", figure, 400, 440)
+
+
+def weight_plot(a: Assessment) -> Plot:
+    """What each shell of the map is multiplied by, and how well it is estimated to correlate with the truth."""
+    figure = new_figure()
+    last = a.calibrated.valid_up_to_shell or 0
+    x = frequencies(len(a.weight), a.pixel_size_A, a.box_size_px)
+    for name, curve, colour, end in (
+        ("weight", a.weight, BLUE, len(a.weight)),
+        ("correlation with the truth, estimated", a.calibrated.final_map_correlation, ORANGE, last + 1),
+    ):
+        shown = slice(1, end)
+        figure.add_scatter(
+            x=x[shown],
+            y=float32(curve[shown]),
+            customdata=float32(1 / x[shown]),
+            mode="lines",
+            line={"color": colour, "width": 2},
+            name=name,
+            hovertemplate="%{customdata:.2f} Å: %{y:.3f}",
+        )
+    figure.update_xaxes(**resolution_axis(float(x[-1])))
+    figure.update_yaxes(title_text="of each shell", rangemode="tozero")
+    return Plot("weight", figure, 400, 440)
 
 
 def _guinier_range(a: Assessment, weighted: Curve) -> list[float] | None:

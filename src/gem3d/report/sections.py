@@ -186,10 +186,13 @@ def _sharpening(a: Assessment) -> tuple[Part, ...]:
             f"has the slope -B/4 with B = {guinier.bfactor_A2:.0f} A^2, which sharpening undoes."
         )
     caption = (
-        f"Guinier plot: logarithm of the mean amplitude in each shell against 1/d^2. {fit} Amplitudes that bend away "
-        "from the line within the range are no exponential decay, and one B then sharpens some shells too much."
+        f"Guinier plot: logarithm of the mean amplitude in each shell against 1/d^2. {fit} Amplitudes that bend "
+        "away from the line within the range are no exponential decay, and one B then sharpens some shells too much. "
+        "Beside it: the weight of each shell, the regression of the truth on the map, which the amplitudes are "
+        "multiplied by before the fit and map.mrc is filtered by."
     )
-    return (Figure("Guinier plot", (run_plots.guinier_plot(a),), caption),)
+    plots = (run_plots.guinier_plot(a), run_plots.weight_plot(a))
+    return (Figure("Guinier plot and weights", plots, caption),)
 
 
 def _overfitting(a: Assessment, facts: RunFacts) -> tuple[Part, ...]:
