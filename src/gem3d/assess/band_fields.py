@@ -11,6 +11,7 @@ full grid. Bands too high for that use the full grid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -130,36 +131,52 @@ class _Grid:
     def __init__(self, spectra: Sequence[torch.Tensor], window: Window, box_size: int) -> None:
         self.window, n = window, window.size
         self.spectra = torch.stack([crop(spectrum, box_size, n).permute(2, 1, 0) for spectrum in spectra], 1)
-        full = torch.fft.fftfreq(n, 1.0 / n)
-        self._in_plane = full[:, None] ** 2 + full**2
+        squared = torch.fft.fftfreq(n, 1.0 / n).square().round().int()
+        self._in_plane = squared[:, None] + squared  # |q|^2 at x = 0: a whole number, as at any other x
+        # Fresh memory for every band would cost as much as its transforms.
+        n_z, n_y = window.z[1] - window.z[0], window.y[1] - window.y[0]
+        n_maps = len(spectra)
+        self._columns = max(1, GROUP_BYTES // (8 * n_maps * n * n))
+        self._filtered = torch.empty(self._columns * n_maps * n * n, dtype=torch.complex64)
+        self._turned = torch.zeros(self._columns, n_maps, n_z, n, dtype=torch.complex64)
+        self._lines = torch.zeros(n // 2 + 1, n_maps, n_z, n_y, dtype=torch.complex64)
 
     def planes(self, band: Band, last: float) -> Iterator[tuple[slice, torch.Tensor]]:
         n, window = self.window.size, self.window
         n_maps = self.spectra.shape[1]
-        n_z, n_y = window.z[1] - window.z[0], window.y[1] - window.y[0]
+        z, y = slice(*window.z), slice(*window.y)
         columns = min(int(last), n // 2) + 1
-        lines = torch.zeros(n_maps, n_z, n_y, n // 2 + 1, dtype=torch.complex64)
-        group = max(1, GROUP_BYTES // (8 * n_maps * n * n))
-        for first in range(0, columns, group):
-            part = slice(first, min(first + group, columns))
-            x = torch.arange(part.start, part.stop, dtype=torch.float32)
+        of_square = torch.arange(int(self._in_plane.max()) + (columns - 1) ** 2 + 1).float().sqrt_()
+        of_square = torch.where(of_square <= last, band(of_square), 0.0)
+
+        turned, lines = self._turned, self._lines
+        lines[columns:] = 0
+        empty_from = n // 2 + 1
+        for first in range(0, columns, self._columns):
+            part = slice(first, min(first + self._columns, columns))
+            count = part.stop - first
+            x = torch.arange(first, part.stop, dtype=torch.int32)
+            passed = of_square[(self._in_plane + (x**2)[:, None, None]).long()][:, None, :, :, None]
             # Rows y beyond the band's sphere are empty.
-            rows = min(int(max(last**2 - first**2, 0) ** 0.5), (n - 1) // 2)
-            near = torch.cat(
-                [torch.arange(rows + 1 + (n % 2 == 0 and 2 * rows + 2 == n)), torch.arange(n - rows, n)]
-            )
-            radius = (self._in_plane[near] + x[:, None, None] ** 2).sqrt()
-            passed = band(radius) * (radius <= last)
-            filtered = self.spectra[part][:, :, near] * passed[:, None]
-            along_z = torch.fft.ifft(filtered, dim=3, norm="forward")[..., slice(*window.z)]
-            padded = torch.zeros(len(x), n_maps, n_z, n, dtype=torch.complex64)
-            padded[..., near] = along_z.transpose(2, 3)
-            along_y = torch.fft.ifft(padded, dim=3, norm="forward")[..., slice(*window.y)]
-            lines[..., part] = along_y.permute(1, 2, 3, 0)
-        depth = max(1, GROUP_BYTES // (4 * n_maps * n_y * n))
+            rows = int(max(last**2 - first**2, 0) ** 0.5)
+            near = [slice(0, rows + 1), slice(n - rows, n)] if 2 * rows + 1 < n else [slice(0, n)]
+            turned[:, :, :, rows + 1 : empty_from] = 0
+            turned[:, :, :, n - empty_from + 1 : n - rows] = 0
+            empty_from = rows + 1
+            for some in (each for each in near if each.start < each.stop):
+                shape = (count, n_maps, some.stop - some.start, n)
+                filtered = self._filtered[: math.prod(shape)].view(shape)
+                source = torch.view_as_real(self.spectra[part])[:, :, some]
+                torch.mul(source, passed[:, :, some], out=torch.view_as_real(filtered))
+                along_z = torch.fft.ifft(filtered, dim=3, norm="forward")
+                turned[:count, :, :, some] = along_z[..., z].transpose(2, 3)
+            lines[part] = torch.fft.ifft(turned[:count], dim=3, norm="forward")[..., y]
+        n_z = z.stop - z.start
+        depth = max(1, GROUP_BYTES // (4 * n_maps * (y.stop - y.start) * n))
         for first in range(0, n_z, depth):
             planes = slice(first, min(first + depth, n_z))
-            fields = torch.fft.irfft(lines[:, planes], n=n, dim=3, norm="forward")
+            along_x = lines[:, :, planes].movedim(0, -1).contiguous()
+            fields = torch.fft.irfft(along_x, n=n, dim=3, norm="forward")
             yield planes, fields[..., slice(*window.x)]
 
 

@@ -114,7 +114,7 @@ def local_curves(
 
     g1, g2 = 0, 1
     l1, l2 = (2, 3) if linear else (g1, g2)
-    pairs = sorted({(g1, l2), (l1, g2), (g1, g1), (g2, g2), (g1, g2), (l1, l2), (l1, l1), (l2, l2)})
+    pairs = sorted({(g1, l2), (l1, g2), (g1, g1), (g2, g2), (g1, g2), (l1, l2)})
     if final_map is not None:
         pairs.append((len(maps) - 1, len(maps) - 1))
     found = np.zeros((len(centres), len(pairs), *inside.shape))
@@ -123,11 +123,10 @@ def local_curves(
         found[i] = sums.of_products(_band(float(centre), sigma_shells), last, pairs)
         if progress is not None:
             progress(i + 1, len(centres))
-    # Before anything is subtracted: the first band has nothing below it.
-    of = {pair: found[0, i] for i, pair in enumerate(pairs)}
+    first_band = _band(float(centres[0]), sigma_shells), first + BAND_CUTOFF_SIGMAS * sigma_shells
+    cross, power1, power2 = sums.of_products(*first_band, [(l1, l2), (l1, l1), (l2, l2)])
     n = share * values_in_window(window_A, window_A, pixel_size_A)
-    noise = np.sqrt(np.maximum(of[l1, l1] * of[l2, l2], 0))
-    significance = _ratio(of[l1, l2], noise) * np.sqrt(2 * n)
+    significance = _ratio(cross, np.sqrt(np.maximum(power1 * power2, 0))) * np.sqrt(2 * n)
 
     _subtract_lower_bands(found, centres, sigma_shells)
     of = {pair: found[:, i] for i, pair in enumerate(pairs)}
@@ -210,11 +209,12 @@ class _Sums:
             self._matrices = self._windows(window, self._sigma)
         to_z, to_y, to_x = self._matrices
         total = torch.zeros(len(pairs), *(len(axis) for axis in self._positions), dtype=torch.float64)
-        left, right = (torch.tensor([pair[side] for pair in pairs]) for side in (0, 1))
         for planes, values in self._fields.planes(band, last):
-            along_x = ((values * self._weight[planes])[left] * values[right]) @ to_x.T
-            along_y = to_y @ along_x  # (pairs, planes, Y, X)
-            total += torch.einsum("Zz,pzYX->pZYX", to_z[:, planes], along_y).double()
+            weighted = values * self._weight[planes]
+            # One pair at a time: its product of a few planes stays in the cache.
+            for sums, (a, b) in zip(total, pairs, strict=True):
+                along_y = to_y @ ((weighted[a] * values[b]) @ to_x.T)  # (planes, Y, X)
+                sums += torch.tensordot(to_z[:, planes], along_y, dims=1).double()
         return total.numpy()
 
     def _windows(self, window: Window, sigma_voxels: float) -> list[torch.Tensor]:

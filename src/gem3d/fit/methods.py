@@ -107,7 +107,7 @@ class FromImages:
     """
 
     unit, final_unit = "images", ""
-    # Narrower, since wide ones narrow slowly, and more, so that they overlap as much nevertheless: docs/training.md.
+    # Narrower, since wide ones narrow slowly; and more, since fewer so narrow fit noise: docs/training.md.
     spread = Spread(volume_per_gaussian_A3=50.0, voxels_per_gaussian=5.0, scale_per_spacing=0.43)
 
     def __init__(
