@@ -1,6 +1,6 @@
 """Draw docs/images/report.png from a finished report: its verdict and sections, its FSC curves and its surface.
 
-gem3d demo --out gem3d_demo && \
+gem3d demo --out gem3d_demo --particles 2000 && \
     python docs/images/make_report_picture.py gem3d_demo/reconstruction/report.html docs/images/report.png
 
 Needs playwright, pillow and a chromium. The parts are the page's own, put beside one another; nothing is redrawn.
