@@ -171,15 +171,15 @@ def _beside_postprocess(
     table = "FSC corrected for the mask, beside relion_postprocess"
     difference = float(np.abs(ours.corrected[1 : last + 1] - theirs.corrected[1 : last + 1]).mean())
     yield Measurement(table, case, "mean absolute difference", difference, Target(high=0.01))
-    box_A = spec.box_px * spec.pixel_A
-    # RELION quotes the last shell above the threshold, or the last of all.
-    our_shell = last if ours.resolution.shell is None else ours.resolution.shell
     yield Measurement(
         table, case, "gem3d, A", ours.resolution.resolution_A, note=ours.resolution.reason or ""
     )
-    yield Measurement(table, case, "RELION, A", theirs.resolution_A)
-    apart = abs(our_shell - box_A / theirs.resolution_A)
-    yield Measurement(table, case, "apart, shells", apart, Target(high=1))
+    read_alike = resolution_at(theirs.corrected[: last + 1], 0.143, spec.pixel_A, spec.box_px)
+    note = read_alike.reason or ""
+    yield Measurement(table, case, "RELION's curve, A", read_alike.resolution_A, note=note)
+    yield Measurement(table, case, "as RELION states it (last shell above), A", theirs.resolution_A)
+    shells = [last if found.shell is None else found.shell for found in (ours.resolution, read_alike)]
+    yield Measurement(table, case, "apart, shells", abs(shells[0] - shells[1]), Target(high=1))
 
     table = "Local resolution of linear half maps, median in the mask, A"
     truth = read_map(folder / "truth.mrc").values
@@ -190,22 +190,30 @@ def _beside_postprocess(
     found = local_curves(*halves, mask, spec.pixel_A, **of)
     in_solvent = local_curves(*halves, np.ones_like(mask), spec.pixel_A, **of)
     known = _against_truth(halves, truth, mask, spec.pixel_A, of)
-    medians = {
-        "gem3d": local_resolution(found, mask, spec.pixel_A).median_A,
-        "gem3d, window not masked": float(
-            np.median(local_resolution(in_solvent, mask, spec.pixel_A).values_A[inside])
-        ),
-        "RELION (locres, window not masked)": float(
-            np.median(relion.local_resolution(out, spec.pixel_A)[inside])
-        ),
-        "against the truth": local_resolution(known, mask, spec.pixel_A).median_A,
-    }
-    for name, value in medians.items():
-        yield Measurement(table, case, name, value)
-    apart = abs(medians["gem3d"] - medians["RELION (locres, window not masked)"])
-    yield Measurement(table, case, "gem3d and RELION apart", apart, Target(high=0.3))
-    apart = abs(medians["gem3d"] - medians["against the truth"])
-    yield Measurement(table, case, "gem3d and the truth apart", apart)
+    ours_A = local_resolution(found, mask, spec.pixel_A)
+    in_solvent_A = local_resolution(in_solvent, mask, spec.pixel_A).values_A
+    theirs_A = relion.local_resolution(out, spec.pixel_A)
+    truth_A = local_resolution(known, mask, spec.pixel_A).median_A
+    yield Measurement(table, case, "gem3d", ours_A.median_A)
+    yield Measurement(table, case, "against the truth", truth_A)
+    yield Measurement(table, case, "apart", abs(ours_A.median_A - truth_A))
+    yield Measurement(table, case, "gem3d, window not masked", float(np.median(in_solvent_A[inside])))
+    yield Measurement(table, case, "RELION (locres.mrc)", float(np.median(theirs_A.map_A[inside])))
+
+    table = "At RELION's sampling points in the mask, median, A"
+    z, y, x = theirs_A.points.T
+    here = np.all((theirs_A.points >= 0) & (theirs_A.points < spec.box_px), axis=1)
+    here[here] = inside[z[here], y[here], x[here]]
+    read = [
+        resolution_at(curve[: last + 1], 0.143, spec.pixel_A, spec.box_px).resolution_A or 2 * spec.pixel_A
+        for curve in theirs_A.corrected[here]
+    ]
+    at_points = float(np.median(ours_A.values_A[z[here], y[here], x[here]]))
+    yield Measurement(table, case, "gem3d", at_points)
+    yield Measurement(table, case, "RELION's local curves", float(np.median(read)))
+    apart = abs(at_points - float(np.median(read)))
+    yield Measurement(table, case, "apart", apart, Target(high=0.3))
+    yield Measurement(table, case, "points", float(here.sum()))
 
 
 def _against_truth(

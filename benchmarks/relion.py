@@ -94,10 +94,33 @@ def postprocess(run: Path, pixel_A: float) -> PostProcess:
     return PostProcess(np.array([float(value) for value in column]), float(resolution_A))
 
 
-def local_resolution(run: Path, pixel_A: float) -> NDArray[np.float32]:
-    """Local resolution in A of the same half maps, with the program's own step and window; not masked."""
+@dataclass(frozen=True)
+class LocalResolution:
+    """What relion_postprocess --locres finds, with its own step and window; windows are not masked.
+
+    map_A: `(D, D, D)`, averages of the sampling points around each voxel.
+    points: `(n, 3)` voxels z, y, x of the sampling points.
+    corrected: `(n, D//2 + 1)` local FSC at each, corrected by phase randomisation.
+    """
+
+    map_A: NDArray[np.float32]
+    points: NDArray[np.int64]
+    corrected: NDArray[np.float64]
+
+
+def local_resolution(run: Path, pixel_A: float) -> LocalResolution:
+    """Local resolution of the same half maps."""
     out = _postprocess(run, pixel_A, "local", "--locres")
-    return read_map(out.with_name(f"{out.name}_locres.mrc")).values
+    map_A = read_map(out.with_name(f"{out.name}_locres.mrc")).values
+    points, curves = [], []
+    # Not quite STAR: rows hold fewer values than the head of their loop names.
+    blocks = re.split(r"\ndata_fsc_", out.with_name(f"{out.name}_locres_fscs.star").read_text())
+    for block in blocks[1:]:
+        name, _, rest = block.partition("\n")
+        points.append([int(place) for place in reversed(name.strip().split("_"))])
+        rows = (line.split() for line in rest.splitlines())
+        curves.append([float(row[3]) for row in rows if len(row) > 3 and row[0].isdigit()])
+    return LocalResolution(map_A, np.array(points) + len(map_A) // 2, np.array(curves))
 
 
 def _postprocess(run: Path, pixel_A: float, name: str, *extra: str) -> Path:
