@@ -71,7 +71,6 @@ def example() -> Assessment:
     to_truth = np.clip(1.1 - (shells / 18) ** 2, 0, 1)
     return Assessment(
         pixel_size_A=PIXEL_A,
-        claim=calibrated.claim,
         calibrated=calibrated,
         has_linear=True,
         half=mask_corrected_fsc(half1, half2, mask, PIXEL_A),

@@ -15,7 +15,7 @@ from gem3d.assess import band_passed_products, mask_corrected_fsc, resolution_at
 from gem3d.assess.shells import fourier_transform, frequency_radius, inverse_fourier_transform
 from gem3d.cli import main
 from gem3d.maps import read_map, write_map
-from gem3d.run_directory import RESULTS
+from gem3d.run_directory import ASSESSMENT_RESULTS, RESULTS
 
 BOX, PIXEL_A = 64, 2.0
 Volume = NDArray[np.float32]
@@ -56,17 +56,15 @@ def test_half_maps_without_a_prior_get_the_ordinary_fsc(folder: Path, tmp_path: 
     out = tmp_path / "out"
     summary = assess(folder, out, "--mask", str(folder / "mask.mrc"), "--bfactor", "0")
     files = {path.name for path in out.iterdir()}
-    halves_and_gaussians = {name for name in RESULTS if "half" in name or "gaussians" in name}
-    assert files == set(RESULTS) - halves_and_gaussians - {"map_unfiltered.mrc", "likelihood.csv"} | {
-        "run.log"
-    }
+    assert files == {*ASSESSMENT_RESULTS, "run.log"}
 
     maps = [read_map(folder / f"{name}.mrc").values for name in ("linear1", "linear2", "mask")]
     expected = mask_corrected_fsc(*maps, PIXEL_A).resolution.resolution_A
     resolution = summary["resolution"]
     assert resolution["claimed_from"].startswith("ordinary FSC")
-    assert resolution["calibrated"] is None
-    assert f"{expected:.2f} A" in resolution["claim"]
+    assert "calibrated" not in resolution
+    assert resolution["ordinary"]["estimate_A"] == pytest.approx(expected, rel=0.05)
+    assert resolution["corrected"]["resolution_A"] == pytest.approx(expected)
     with (out / "fsc.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert all(row["fsc_calibrated"] == "" and row["fsc_linear_masked"] == "" for row in rows)
@@ -89,6 +87,7 @@ def test_linear_partners_unmask_a_prior(folder: Path, tmp_path: Path) -> None:
         halves="half",
     )  # fmt: skip
     assert naive["resolution"]["corrected"]["resolution_A"] is None, "agree up to Nyquist"
+    assert (tmp_path / "honest" / "reference.csv").exists()
     claimed_A = honest["resolution"]["calibrated"]["estimate_A"]
     # Against the truth, which only a test has: the corr(G1, t) corr(G2, t) that a claim is about.
     truth, mask = (read_map(folder / f"{name}.mrc").values for name in ("truth", "mask"))
@@ -130,6 +129,12 @@ def test_noise_claims_nothing(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("linear1.mrc", "linear1.mrc"), "given as both half maps"),
+        (("linear1.mrc", "twice.mrc"), "hold the same map"),
+        (("half1.mrc", "half2.mrc", "--linear", "linear2.mrc", "linear1.mrc"), "given in the wrong order"),
+        (("half1.mrc", "half2.mrc", "--linear", "half1.mrc", "half2.mrc"), "and as a linear one"),
+        (("linear1.mrc", "linear2.mrc", "--bfactor", "1e5"), "--bfactor 100000: give up to"),
+        (("linear1.mrc", "linear2.mrc", "--particle-diameter", "3"), "--particle-diameter 3: give"),
+        (("linear1.mrc", "linear2.mrc", "--mask", "faint.mrc"), "no value above 0.5"),
         (("linear1.mrc", "missing.mrc"), "missing.mrc: cannot be read"),
         (("linear1.mrc", "small.mrc"), "a box of 32 voxels, but"),
         (("linear1.mrc", "flat.mrc"), "the same everywhere"),
@@ -143,8 +148,10 @@ def test_noise_claims_nothing(tmp_path: Path) -> None:
 def test_bad_input_is_refused_and_nothing_is_lost(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
-    for name in ("linear1.mrc", "linear2.mrc"):
+    for name in ("linear1.mrc", "linear2.mrc", "half1.mrc", "half2.mrc"):
         (tmp_path / name).symlink_to(folder / name)
+    write_map(tmp_path / "twice.mrc", 2 * read_map(folder / "linear1.mrc").values, PIXEL_A)
+    write_map(tmp_path / "faint.mrc", 0.4 * read_map(folder / "mask.mrc").values, PIXEL_A)
     write_map(tmp_path / "small.mrc", np.random.default_rng(0).random((32,) * 3), PIXEL_A)
     write_map(tmp_path / "flat.mrc", np.ones((BOX,) * 3), PIXEL_A)
     write_map(tmp_path / "coarse.mrc", read_map(folder / "linear2.mrc").values, 3.0)
@@ -154,6 +161,57 @@ def test_bad_input_is_refused_and_nothing_is_lost(
     given = [str(tmp_path / word) if word.endswith((".mrc", ".pdb", ".star")) else word for word in words]
     assert message in refused(capsys, "assess", *given, "--out", str(out), "--overwrite")
     assert (out / "report.html").read_text() == "of an earlier run"
+
+
+def test_particles_give_their_views_and_nothing_else(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    star = tmp_path / "poses.star"
+    names = (
+        "ImageName",
+        "DetectorPixelSize",
+        "Magnification",
+        "AngleRot",
+        "AngleTilt",
+        "AnglePsi",
+        "RandomSubset",
+    )
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{i}@none.mrcs 5 25000 {a:.2f} {b:.2f} 0 1"
+        for i, (a, b) in enumerate(rng.uniform(0, 180, (50, 2)), 1)
+    ]
+    head = "\n".join(f"_rln{name}" for name in names)
+
+    def views(*more: str) -> dict[str, object]:
+        star.write_text(f"data_\n\nloop_\n{head}\n" + "\n".join([*rows, *more]) + "\n")
+        return assess(folder, tmp_path / "out", "--particles", str(star), "--overwrite")
+
+    found = views()
+    assert 0 < found["orientations"]["scf"] < 1
+    assert found["warnings"] == [], "the CTF is not read, and not missed"
+    again = views("1@none.mrcs 5 25000 0 0 0 2")
+    assert "1 image is in both half sets" in " ".join(again["warnings"])
+
+
+def test_an_assessment_leaves_the_maps_of_a_reconstruction(folder: Path, tmp_path: Path) -> None:
+    for name in RESULTS:
+        (tmp_path / name).write_text("of a reconstruction")
+    assess(folder, tmp_path, "--overwrite")
+    left = {name for name in RESULTS if (tmp_path / name).read_bytes() == b"of a reconstruction"}
+    assert left == set(RESULTS) - set(ASSESSMENT_RESULTS)
+
+
+def test_a_failing_report_costs_no_result(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr("gem3d.assess_maps.write_report", fail)
+    with pytest.raises(SystemExit):
+        assess(folder, tmp_path / "out")
+    assert {"map.mrc", "fsc.csv", "summary.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_maps_in_the_output_folder_are_not_replaced(

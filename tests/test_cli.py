@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from gem3d import cli
+from gem3d import cli, commands
 from gem3d.assess import sphere_mask
 from gem3d.gaussians import initialise_random, save_gaussians
 from gem3d.maps import read_map, write_map
@@ -311,15 +311,15 @@ def test_faults_of_our_own_end_with_1_and_ctrl_c_with_130(
         return run
 
     arguments = ("fsc", tmp_path / "a.mrc", tmp_path / "b.mrc")
-    monkeypatch.setattr(cli.Fsc, "run", failing(ZeroDivisionError("oops")))
+    monkeypatch.setattr(commands.Fsc, "run", failing(ZeroDivisionError("oops")))
     assert gem3d(*arguments) == 1
     error = capsys.readouterr().err
     assert "Traceback" in error
     assert "fault of gem3d" in error
-    monkeypatch.setattr(cli.Fsc, "run", failing(KeyboardInterrupt()))
+    monkeypatch.setattr(commands.Fsc, "run", failing(KeyboardInterrupt()))
     assert gem3d(*arguments) == 130
     assert "Traceback" not in capsys.readouterr().err
-    monkeypatch.setattr(cli.Fsc, "run", failing(MemoryError()))
+    monkeypatch.setattr(commands.Fsc, "run", failing(MemoryError()))
     assert gem3d(*arguments) == 2
     assert "not enough memory" in capsys.readouterr().err
 

@@ -234,6 +234,17 @@ def test_noise_is_explained_only_where_it_was_seen(tmp_path: Path) -> None:
     assert len(gain.follows_noise(BOX // 2 - 1)) > 5
 
 
+def test_shells_that_are_not_to_be_read_decide_nothing() -> None:
+    def follows(unseen: list[float]) -> list[int]:
+        curve = np.array(unseen)
+        return list(
+            LikelihoodGain(None, curve, np.full(len(curve), 0.01), 10, 10).follows_noise(len(curve) - 1)
+        )
+
+    assert follows([0, 0, -9, -9, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01]) == []
+    assert set(follows([0, 0, 9, 9, -0.1, -0.1, -0.1, 0.01, 0.01, 0.01])) >= {4, 5, 6}
+
+
 def test_the_standard_error_is_the_spread_of_the_gain(made: Simulation) -> None:
     """Forty draws of noise, none of which the map was fitted to: as often refuted as chance has it."""
     observed, gaussians, last_shell = observations_of(made, normalise=False), some_gaussians(), 12

@@ -71,7 +71,7 @@ def with_curve(curve: Curve, valid: int | None = None, last: int = LAST) -> Asse
         claim=claim,
     )
     nothing = dict.fromkeys(OPTIONAL)
-    return replace(example(), calibrated=calibrated, claim=claim, **nothing)
+    return replace(example(), calibrated=calibrated, **nothing)
 
 
 def without_claim() -> Assessment:
@@ -101,7 +101,7 @@ def test_verdict_begins_with_the_claim_and_ends_with_what_no_half_map_can_show()
     [
         (1 / (1 + np.exp((SHELLS - 13) / 1.5)), {}, "the curve falls smoothly, from 0.5 at 9.2 A"),
         (np.full(LAST + 1, 0.8), {}, "Nyquist, the end of the data"),
-        (np.full(LAST + 1, 0.8), {"last": 15}, "--max-resolution"),
+        (np.full(LAST + 1, 0.8), {"last": 15}, "nothing finer is in the maps"),
         (np.full(LAST + 1, 0.4), {"valid": 12}, "do not correlate significantly"),
         (np.where(SHELLS < 14, 0.9, 0.0), {}, "something abrupt"),
     ],
@@ -110,6 +110,30 @@ def test_what_limits_the_resolution(curve: Curve, ends: dict[str, int], words: s
     limits = [line for line in said(with_curve(curve, **ends)).splitlines() if "What limits it" in line]
     assert len(limits) == 1
     assert words in limits[0]
+
+
+def test_only_a_run_that_was_limited_is_told_to_ask_for_more() -> None:
+    short, whole = with_curve(np.full(LAST + 1, 0.8), last=15), with_curve(np.full(LAST + 1, 0.8))
+    for assessment, limited in ((short, True), (short, False), (whole, True)):
+        text = " ".join(finding.text for finding in verdict(assessment, limited=limited))
+        assert ("--max-resolution" in text) == (assessment is short and limited)
+    page = report_page(short, RunFacts(summary={"settings": {"max_resolution_A": 6.4}}))
+    assert "finer --max-resolution" in page
+
+
+def test_the_head_of_the_page_says_or_finer_only_where_the_data_end() -> None:
+    open_end = with_curve(np.full(LAST + 1, 0.8))
+    assert "or finer: the calibrated FSC" in report_page(open_end, RunFacts())
+    faded = report_page(with_curve(np.full(LAST + 1, 0.4), valid=12), RunFacts())
+    assert "or finer" not in faded
+    assert "the last shell that can be judged" in faded
+
+
+def test_an_ordinary_claim_never_speaks_of_linear_half_maps_as_if_there_were_some() -> None:
+    for found in (without_claim(), with_curve(np.full(LAST + 1, 0.4), valid=12)):
+        text = said(replace(found, has_linear=False, linear=None))
+        assert "the linear half maps" not in text
+        assert "half maps" in text
 
 
 def test_nothing_claimed_is_a_warning_and_nothing_limits_it() -> None:
@@ -142,7 +166,7 @@ def test_directions_without_a_crossing_are_the_best_or_the_worst_by_where_their_
     curves[0], curves[1] = 0.9, 0.01
     directional = replace(a.directional, cfar=0.1, resolution_A=resolution_A, curves=curves)
     text = said(replace(a, directional=directional))
-    assert "worst direction reaches nothing against the end of the data in the best" in text
+    assert "worst direction reaches nothing against 6.0 A, where the valid range ends, in the best" in text
 
 
 def test_flexibility_is_named_where_quartiles_are_far_apart() -> None:
@@ -189,7 +213,7 @@ def test_tight_mask_is_a_warning() -> None:
 def test_held_out_particles_count_up_to_the_resolution() -> None:
     a = example()
     assert a.claim.estimate_A is not None
-    assert "good: Up to the resolution nothing suggests that the maps follow noise" in said(a)
+    assert "good: Up to the resolution the maps explain particles that they have never seen" in said(a)
     last = int(BOX * PIXEL_A / a.claim.estimate_A)
     stderr = np.full(LAST + 1, 0.01)
 
@@ -202,7 +226,9 @@ def test_held_out_particles_count_up_to_the_resolution() -> None:
 
     assert "follows noise" not in with_bad(slice(last + 3, None)), "beyond the resolution"
     assert "follows noise" not in with_bad(slice(last - 1, last)), "one shell among good ones"
-    assert "follows noise" not in with_bad(slice(last - 6, last), -0.005), "not more than chance"
+    chance = with_bad(slice(last - 6, last + 1), -0.005)
+    assert "follows noise" not in chance, "not more than chance"
+    assert "note: The particles that were held out (50 and 50 of the two halves) are too few" in chance
     text = with_bad(slice(last - 6, last))
     assert "warning: Half 2 explains held-out particles worse than no map at all between" in text
     assert "Half 1" not in text
@@ -390,7 +416,7 @@ def test_page_says_what_is_known_of_the_run(page: str) -> None:
 
 def test_what_is_absent_from_the_data_is_absent_from_the_page_with_a_reason() -> None:
     reasons = {
-        "local": "Local resolution was not computed.",
+        "local": "Local resolution was not computed: the valid range is too short for its window.",
         "directional": "Directions were not compared.",
         "orientations": "No particle file was given, so the distribution of views is not known.",
         "likelihood": "The maps were not made here, so there are no held-out particles to judge them by.",

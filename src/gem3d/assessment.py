@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gem3d.assess.calibration import EDGE_SHELLS, CalibratedFSC, calibrated_fsc
-from gem3d.assess.claim import ResolutionClaim, claim_resolution
+from gem3d.assess.calibration import CalibratedFSC, calibrated_fsc
+from gem3d.assess.claim import ResolutionClaim
 from gem3d.assess.directional import DirectionalFSC, directional_fsc
-from gem3d.assess.fsc import FSC_THRESHOLD
 from gem3d.assess.local_curves import local_curves
 from gem3d.assess.local_filter import filter_locally
 from gem3d.assess.local_resolution import LocalResolution, local_resolution, window_for
@@ -28,15 +28,16 @@ MASK_WARNING = "the mask fakes correlation"
 ORIENTATION_WARNING = "preferred orientation"
 # Below this ratio of the areas under conical FSCs views are missing.
 PREFERRED_ORIENTATION_CFAR = 0.5
+# Local resolution needs valid shells up to so many times the frequency whose wave fills the window.
+FEWEST_WINDOWS = 2.0
 
 
 @dataclass(frozen=True)
 class Assessment:
     """What was found; maps are `(D, D, D)` float32 [z, y, x].
 
-    claim: the resolution: of the calibrated FSC, or, where there are no linear half maps, of the ordinary one.
-    calibrated: the calibrated FSC; where there are no linear half maps, the ordinary FSC of the half maps with the
-        mask after the shell filter, which it then equals.
+    calibrated: the calibrated FSC and the resolution that it claims; where there are no linear half maps, it equals
+        the ordinary FSC of the half maps with the mask after the shell filter.
     has_linear: whether linear half maps were given.
     half: curves of the half maps; `linear`: of the linear half maps, None without any.
     map: weighted and sharpened; `map_local`: filtered to the local resolution; `map_unfiltered`: before both.
@@ -49,7 +50,6 @@ class Assessment:
     """
 
     pixel_size_A: float
-    claim: ResolutionClaim
     calibrated: CalibratedFSC
     has_linear: bool
     half: MaskCorrectedFSC
@@ -69,9 +69,9 @@ class Assessment:
     likelihood: tuple[LikelihoodGain, LikelihoodGain] | None
 
     @property
-    def claimed_curve(self) -> Curve:
-        """The curve that the claim is read from; its standard error is that of `calibrated`."""
-        return self.calibrated.smoothed if self.has_linear else self.half.corrected
+    def claim(self) -> ResolutionClaim:
+        """The resolution."""
+        return self.calibrated.claim
 
     @property
     def box_size_px(self) -> int:
@@ -141,16 +141,12 @@ def assess_half_maps(
             for pair in (half_maps, linear)
         )
         assert half is not None
-        claim = (
-            calibrated.claim
-            if linear
-            else _ordinary_claim(half, calibrated, last_shell, pixel_size_A, box_size)
-        )
+        claim = calibrated.claim
         if half.mask_too_tight:
-            advice = "read the calibrated one, or give" if linear else "give"
             warn(
-                f"{MASK_WARNING} at the resolution of the ordinary masked FSC (phase-randomised FSC "
-                f"above 0.10): {advice} a softer --mask"
+                f"{MASK_WARNING} at the resolution of the ordinary masked FSC (phase-randomised FSC above 0.10): "
+                f"read the {'calibrated one' if linear else 'one masked after the shell filter'}, or give a softer "
+                "--mask"
             )
         sharpened, guinier = _sharpen(final, calibrated, claim, pixel_size_A, bfactor_A2)
         compared = None
@@ -166,29 +162,17 @@ def assess_half_maps(
             )
 
     local, map_local, directional, slices = None, None, None, None
-    end = calibrated.valid_up_to_shell
-    limit_A = claim.estimate_A
+    end, limit_A = calibrated.valid_up_to_shell, claim.estimate_A
     if limit_A is not None and end is not None:
         with reporter.stage("local resolution") as report:
-            at_limit = min(round(box_size * pixel_size_A / limit_A), len(calibrated.fsc_linear) - 1)
-            window_A = window_for(limit_A, float(calibrated.fsc_linear[at_limit]), pixel_size_A, box_size)
-            if end * window_A > 2 * box_size * pixel_size_A:
-                curves = local_curves(
-                    *half_maps,
-                    mask,
-                    pixel_size_A,
-                    window_A=window_A,
-                    last_shell=end,
-                    linear=linear,
-                    final_map=final_map,
-                    progress=report,
-                )
-                local = local_resolution(curves, mask, pixel_size_A)
-                b = guinier.bfactor_A2 if guinier is not None and bfactor_A2 is None else bfactor_A2
-                map_local = filter_locally(final, curves, pixel_size_A, b)
+            b = guinier.bfactor_A2 if guinier is not None and bfactor_A2 is None else bfactor_A2
+            local, map_local = _locally(
+                half_maps, linear, mask, pixel_size_A, final_map, calibrated, b, report
+            )
         with reporter.stage("directions"):
             directional = directional_fsc(*half_maps, mask, pixel_size_A, linear=linear, last_shell=end)
-            slices = slice_correlation(*half_maps, mask, last_shell=at_limit)
+            last = min(round(box_size * pixel_size_A / limit_A), end)
+            slices = slice_correlation(*half_maps, mask, last_shell=last)
             if directional.cfar < PREFERRED_ORIENTATION_CFAR:
                 warn(
                     f"{ORIENTATION_WARNING}: the map is much better along some directions than along others (cFAR "
@@ -200,7 +184,6 @@ def assess_half_maps(
         orientations = orientation_distribution(rotations, box_size, shell=shell)
     return Assessment(
         pixel_size_A=pixel_size_A,
-        claim=claim,
         calibrated=calibrated,
         has_linear=linear is not None,
         half=half,
@@ -221,24 +204,40 @@ def assess_half_maps(
     )
 
 
-def _ordinary_claim(
-    half: MaskCorrectedFSC,
-    calibrated: CalibratedFSC,
-    last_shell: int | None,
+def _locally(
+    half_maps: tuple[FloatVolume, FloatVolume],
+    linear: tuple[FloatVolume, FloatVolume] | None,
+    mask: FloatVolume,
     pixel_size_A: float,
-    box_size: int,
-) -> ResolutionClaim:
-    """Of the FSC corrected for the mask, as other programs do; error and validity from the band-passed one."""
-    return claim_resolution(
-        half.corrected,
-        calibrated.stderr,
-        first_shell=calibrated.first_tested_shell,
-        valid_up_to_shell=calibrated.valid_up_to_shell,
-        last_tested_shell=box_size // 2 if last_shell is None else last_shell - EDGE_SHELLS,
-        threshold=FSC_THRESHOLD,
-        pixel_size_A=pixel_size_A,
-        box_size=box_size,
+    final_map: FloatVolume | None,
+    calibrated: CalibratedFSC,
+    bfactor_A2: float | None,
+    report: Callable[[int, int], None],
+) -> tuple[LocalResolution | None, FloatVolume | None]:
+    """Local resolution and the map filtered to it; None where the valid shells are too few for the window."""
+    box_size, end, limit_A = len(mask), calibrated.valid_up_to_shell, calibrated.claim.estimate_A
+    assert end is not None
+    assert limit_A is not None
+    box_A = box_size * pixel_size_A
+    linear_fsc = float(calibrated.fsc_linear[min(round(box_A / limit_A), end)])
+    window_A = window_for(limit_A, linear_fsc, pixel_size_A, box_size)
+    if end < FEWEST_WINDOWS * box_A / window_A:
+        return None, None
+    curves = local_curves(
+        *half_maps,
+        mask,
+        pixel_size_A,
+        window_A=window_A,
+        last_shell=end,
+        linear=linear,
+        final_map=final_map,
+        progress=report,
     )
+    final = np.asarray(
+        (half_maps[0] + half_maps[1]) / 2 if final_map is None else final_map, dtype=np.float32
+    )
+    local = local_resolution(curves, mask, pixel_size_A)
+    return local, filter_locally(final, curves, pixel_size_A, bfactor_A2)
 
 
 def _sharpen(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gem3d import run_directory
-from gem3d.assess import FSC_COLUMNS, fsc_rows, resolution_at
+from gem3d.assess import FSC_COLUMNS, FSC_THRESHOLD, fsc_rows, resolution_at
 from gem3d.assess.overfit import FIRST_SHELL
 from gem3d.assess.shells import Curve, shell_resolution_A
 from gem3d.assessment import Assessment
@@ -31,6 +31,7 @@ def write_assessment(out: Path, a: Assessment) -> None:
     """
     for name, values in (
         ("map.mrc", a.map),
+        ("map_unfiltered.mrc", a.map_unfiltered),
         ("map_local.mrc", a.map_local),
         ("local_resolution.mrc", None if a.local is None else a.local.values_A),
         ("mask.mrc", a.mask),
@@ -57,10 +58,15 @@ def write_assessment(out: Path, a: Assessment) -> None:
             ],
         )
     if a.likelihood is not None:
-        curves = [curve for gain in a.likelihood for curve in (gain.seen, gain.unseen, gain.unseen_stderr)]
-        _write_shells(out / "likelihood.csv", a, LIKELIHOOD_COLUMNS, curves, first=FIRST_SHELL)
+        gains = [curve for gain in a.likelihood for curve in (gain.seen, gain.unseen, gain.unseen_stderr)]
+        _write_shells(out / "likelihood.csv", a, LIKELIHOOD_COLUMNS, gains, first=FIRST_SHELL)
     if a.guinier is not None:
-        _write_shells(out / "sharpening.csv", a, ("amplitude", "weight"), [a.amplitude, a.weight], first=1)
+        names = ("amplitude", "weight", "correlation_with_truth")
+        curves = [a.amplitude, a.weight, a.calibrated.final_map_correlation]
+        _write_shells(out / "sharpening.csv", a, names, curves, first=1)
+    if a.reference is not None:
+        curves = [a.reference.fsc_masked, a.reference.fsc_unmasked]
+        _write_shells(out / "reference.csv", a, ("fsc_masked", "fsc_unmasked"), curves, first=1)
 
 
 def _write_shells(
@@ -78,19 +84,25 @@ def _write_shells(
     run_directory.write_csv(path, ("shell", "resolution_A", *names), rows)
 
 
-def describe_assessment(a: Assessment) -> dict[str, Any]:
-    """The part of summary.json that tells what was found; None where something could not be measured."""
+def describe_assessment(a: Assessment, *, limited: bool = False) -> dict[str, Any]:
+    """The part of summary.json that tells what was found; None where something could not be measured.
+
+    Parameters
+    ----------
+    limited: --max-resolution made the data end before Nyquist.
+    """
 
     def crossing(curve: Curve) -> dict[str, Any]:
-        return asdict(resolution_at(curve, 0.143, a.pixel_size_A, a.box_size_px))
+        return asdict(resolution_at(curve, FSC_THRESHOLD, a.pixel_size_A, a.box_size_px))
 
-    last = len(a.calibrated.smoothed) - 1
     local, directional, slices, views = a.local, a.directional, a.slices, a.orientations
     return {
         "resolution": {
-            "claim": describe_claim(a.claim, limited=last < (a.box_size_px - 1) // 2),
-            "claimed_from": "calibrated FSC" if a.has_linear else "ordinary FSC, corrected for the mask",
-            "calibrated": asdict(a.calibrated.claim) if a.has_linear else None,
+            "claim": describe_claim(a.claim, limited=limited),
+            "claimed_from": "calibrated FSC"
+            if a.has_linear
+            else "ordinary FSC, masked after the shell filter",
+            "calibrated" if a.has_linear else "ordinary": asdict(a.claim),
             "masked": crossing(a.half.masked),
             "corrected": crossing(a.half.corrected),
             "unmasked": crossing(a.half.unmasked),

@@ -21,6 +21,9 @@ from gem3d.errors import MapError
 CUBIC_TOLERANCE = 1e-3
 # How far resampling may carry a mask beyond 0 to 1.
 MASK_TOLERANCE = 1e-3
+# What lies inside of a mask is told by this value in more than one place.
+LEAST_MASK_MAXIMUM = 0.5
+MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".rec")
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,10 @@ def read_mask(path: str | Path, box_size_px: int) -> Map:
         )
     if highest <= 0:
         raise MapError(f"{path}: the mask is zero everywhere; give another")
+    if highest <= LEAST_MASK_MAXIMUM:
+        raise MapError(
+            f"{path}: no value above {LEAST_MASK_MAXIMUM:g} (the highest is {highest:g}); a mask is 1 in the particle"
+        )
     if lowest < -MASK_TOLERANCE or highest > 1 + MASK_TOLERANCE:
         raise MapError(f"{path}: values from {lowest:g} to {highest:g}; a mask lies in 0 to 1")
     return found

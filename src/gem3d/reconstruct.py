@@ -174,6 +174,9 @@ def _reconstruct(
     del method
 
     unfiltered = density_of(final.gaussians, box_size, pixel_size_A)
+    write_map(out / "map_unfiltered.mrc", unfiltered, pixel_size_A)
+    save_gaussians(final.gaussians, out / "gaussians.safetensors", box_size, pixel_size_A)
+    save_ply(final.gaussians, out / "gaussians.ply")
     gains = fits[0].gain, fits[1].gain
     assessment = assess_half_maps(
         half_maps,
@@ -192,14 +195,13 @@ def _reconstruct(
     )
     _warn_of_gaps(coverage, assessment.claim, box_size, pixel_size_A)
 
-    write_map(out / "map_unfiltered.mrc", unfiltered, pixel_size_A)
-    save_gaussians(final.gaussians, out / "gaussians.safetensors", box_size, pixel_size_A)
-    save_ply(final.gaussians, out / "gaussians.ply")
     write_assessment(out, assessment)
+    described = describe_assessment(assessment, limited=last_shell < (box_size - 1) // 2)
     summary = summarise(
-        settings, refined, particle_file, halves, fits, final, coverage, describe_assessment(assessment),
+        settings, refined, particle_file, halves, fits, final, coverage, described,
         pixel_size_A=pixel_size_A, box_size=box_size, threads=threads, resumed=checkpoints.going_on,
     )  # fmt: skip
+    run_directory.write_json(out / "summary.json", summary | describe_effort(reporter, len(halves)))
     with reporter.stage("report"):
         facts = RunFacts(
             command=summary["command"],

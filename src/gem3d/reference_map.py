@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from gem3d.assess.shells import FloatVolume
 from gem3d.errors import MapError, StructureError, warn
-from gem3d.maps import Map, read_map
-from gem3d.simulate import MAP_SUFFIXES
+from gem3d.maps import MAP_SUFFIXES, Map, read_map
 from gem3d.simulate_models import GaussianModel, resample_map
 from gem3d.structures import Structure, read_structure
 

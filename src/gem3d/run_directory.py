@@ -16,34 +16,41 @@ RUN_LOG = "run.log"
 CHECKPOINTS = "checkpoint"
 """Folder of what a killed run can go on from; ours if it holds a `CHECKPOINT_RUN`."""
 CHECKPOINT_RUN = "run.json"
-RESULTS = (
+ASSESSMENT_RESULTS = (
     "map.mrc",
     "map_unfiltered.mrc",
     "map_local.mrc",
     "local_resolution.mrc",
-    "half1.mrc",
-    "half2.mrc",
-    "linear_half1.mrc",
-    "linear_half2.mrc",
     "mask.mrc",
-    "gaussians.safetensors",
-    "gaussians.ply",
     "fsc.csv",
     "directional.csv",
-    "likelihood.csv",
     "sharpening.csv",
     "fsc.xml",
     "view.cxc",
     "report.html",
     "summary.json",
 )
-"""Every file of a finished run but its log; some are missing where no resolution can be claimed."""
+"""Every file of an assessment; some are missing where no resolution can be claimed."""
+REFERENCE_RESULTS = ("reference.csv",)
+"""One more where a reference is given."""
+RESULTS = (
+    *ASSESSMENT_RESULTS,
+    "half1.mrc",
+    "half2.mrc",
+    "linear_half1.mrc",
+    "linear_half2.mrc",
+    "gaussians.safetensors",
+    "gaussians.ply",
+    "likelihood.csv",
+)
+"""Every file of a finished run but its log."""
 REFINED_STAR, REFINEMENT_ROUNDS, REFINEMENT_PAGE = REFINEMENT_RESULTS = (
     "particles_refined.star",
     "refinement.csv",
     "refinement.html",
 )
 """Further ones where particles were refined."""
+ALL_RESULTS = RESULTS + REFERENCE_RESULTS + REFINEMENT_RESULTS
 
 
 def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
@@ -83,7 +90,7 @@ def refuse_inputs(out: Path, *inputs: Path | str | None) -> None:
     ------
     RunDirectoryError
     """
-    results = {(out / name).resolve() for name in RESULTS + REFINEMENT_RESULTS}
+    results = {(out / name).resolve() for name in ALL_RESULTS}
     for given in inputs:
         if given is not None and Path(given).resolve() in results:
             raise RunDirectoryError(
@@ -105,9 +112,9 @@ def prepare(out: Path, *, overwrite: bool, resume: bool = False) -> None:
         ) from error
 
 
-def remove_results(out: Path) -> None:
+def remove_results(out: Path, names: Sequence[str] = ALL_RESULTS) -> None:
     """Remove the results of an earlier run, so that old and new ones never stand side by side."""
-    for name in RESULTS + REFINEMENT_RESULTS:
+    for name in names:
         (out / name).unlink(missing_ok=True)
 
 

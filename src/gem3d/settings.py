@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from gem3d.assess.sharpening import LARGEST_BFACTOR_A2
 from gem3d.errors import SettingsError
 from gem3d.option_help import Flag, helped_by_docstrings
 
@@ -129,8 +130,10 @@ class ReconstructSettings:
         ):
             if value is not None and not 0 < value < math.inf:
                 raise SettingsError(f"{option} {value:g}: give a positive number of A")
-        if self.bfactor_A2 is not None and not math.isfinite(self.bfactor_A2):
-            raise SettingsError(f"--bfactor {self.bfactor_A2:g}: give a number of A^2")
+        if self.bfactor_A2 is not None and not abs(self.bfactor_A2) <= LARGEST_BFACTOR_A2:
+            raise SettingsError(
+                f"--bfactor {self.bfactor_A2:g}: give up to {LARGEST_BFACTOR_A2:g} A^2 either way"
+            )
 
 
 @helped_by_docstrings

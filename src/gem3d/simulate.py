@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gem3d.atomic import replacing
 from gem3d.errors import RunDirectoryError, SettingsError, warn
-from gem3d.maps import Map, read_map, write_map
+from gem3d.maps import MAP_SUFFIXES, Map, read_map, write_map
 from gem3d.optics import contrast_transfer_function, ctf_coefficients
 from gem3d.particles import Particles, write_relion_star
 from gem3d.simulate_models import ForwardModel, GaussianModel, SliceModel, integer_frequencies
@@ -29,8 +29,6 @@ SNR_SAMPLE = 256
 """Images whose mean variance stands for that of all."""
 
 SMALLEST_BOX_PX, LARGEST_BOX_PX = 8, 4096
-
-MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".rec")
 
 
 @dataclass(frozen=True)

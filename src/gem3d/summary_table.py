@@ -12,6 +12,9 @@ from rich.table import Table
 Row = tuple[str, str]
 """A name and what to say; without a name it goes on with the line above."""
 
+MAPS = ("map.mrc", "map_local.mrc", "local_resolution.mrc", "mask.mrc")
+TABLES = ("fsc.csv", "directional.csv", "sharpening.csv", "likelihood.csv")
+
 
 def print_run(summary: dict[str, Any], out: Path) -> None:
     """What a reconstruction found, and where."""
@@ -33,12 +36,9 @@ def print_run(summary: dict[str, Any], out: Path) -> None:
             ("steps", ", ".join(steps)),
             *_effort_rows(summary, f"; {rate:.0f} images/s read" if rate else ""),
             ("look at", "report.html"),
-            (
-                "open",
-                "view.cxc in ChimeraX, or map.mrc (final), map_local.mrc, half1.mrc, half2.mrc, mask.mrc",
-            ),
-            ("deposit", "linear_half1.mrc, linear_half2.mrc (half maps without a prior), fsc.xml"),
-            ("read", "fsc.csv, summary.json, run.log"),
+            ("open", f"view.cxc in ChimeraX, or {_there(out, *MAPS, 'half1.mrc', 'half2.mrc')}"),
+            ("deposit", "linear_half1.mrc, linear_half2.mrc (half maps without a prior)"),
+            ("read", f"{_there(out, *TABLES)}, summary.json, run.log"),
             *refined,
         ],
     )
@@ -52,10 +52,15 @@ def print_assessment(summary: dict[str, Any], out: Path) -> None:
             *_resolution_rows(summary),
             *_effort_rows(summary, ""),
             ("look at", "report.html"),
-            ("open", "view.cxc in ChimeraX, or map.mrc, map_local.mrc, local_resolution.mrc, mask.mrc"),
-            ("read", "fsc.csv, fsc.xml, directional.csv, summary.json, run.log"),
+            ("open", f"view.cxc in ChimeraX, or {_there(out, *MAPS)}"),
+            ("read", f"{_there(out, *TABLES, 'fsc.xml')}, summary.json, run.log"),
         ],
     )
+
+
+def _there(out: Path, *names: str) -> str:
+    """Those of the files that were written: some are missing where no resolution can be claimed."""
+    return ", ".join(name for name in names if (out / name).exists())
 
 
 def _print(out: Path, rows: Sequence[Row]) -> None:
@@ -71,14 +76,14 @@ def _resolution_rows(summary: dict[str, Any]) -> list[Row]:
     resolution = summary["resolution"]
     masked = resolution["masked"]
     ordinary = f"{masked['resolution_A']:.2f} A" if masked["resolution_A"] else masked["reason"]
-    calibrated = resolution["calibrated"] is not None
+    calibrated = "calibrated" in resolution
     rows = [
         ("resolution", resolution["claim"]),
         (
             "",
             "calibrated FSC 0.143: what the half maps are worth against the truth"
             if calibrated
-            else "ordinary FSC 0.143, corrected for the mask: right if the half maps have no prior",
+            else "ordinary FSC 0.143, masked after the shell filter: right if the half maps have no prior",
         ),
     ]
     if calibrated:
@@ -87,7 +92,9 @@ def _resolution_rows(summary: dict[str, Any]) -> list[Row]:
             ("", "masked half maps, FSC 0.143; optimistic, as the maps have a prior"),
         ]
     else:
-        rows.append(("uncorrected", f"{ordinary} (masked half maps, FSC 0.143)"))
+        corrected = resolution["corrected"]
+        found = f"{corrected['resolution_A']:.2f} A" if corrected["resolution_A"] else corrected["reason"]
+        rows.append(("corrected", f"{found} (masked first, corrected by random phases, FSC 0.143)"))
     local, directions, reference = (summary[key] for key in ("local_resolution", "directions", "reference"))
     if local is not None:
         first, third = local["quartiles_A"]

@@ -22,7 +22,7 @@ import numpy as np
 from gem3d.assess.band_pass import BandProducts, band_passed_products
 from gem3d.assess.claim import ResolutionClaim, claim_resolution
 from gem3d.assess.fsc import FSC_THRESHOLD
-from gem3d.assess.shells import Curve, FloatVolume, check_same_box
+from gem3d.assess.shells import Curve, FloatVolume, check_same_box, ratio
 from gem3d.assess.significance import sphere_significance
 from gem3d.assess.smoothing import local_linear_weights, pooled_number
 
@@ -204,15 +204,15 @@ def _assess(
         of_sum = under_mask[:, : G2 + 1, : G2 + 1].sum(axis=(1, 2))
         norm_final = np.sqrt(np.maximum(of_sum, 0)) / 2
     norm_b = np.sqrt(norm_b1 * norm_b2)
-    fsc_linear = _ratio(under_mask[:, B1, B2], norm_b1 * norm_b2)
-    fsc_gaussian = _ratio(under_mask[:, G1, G2], norm_g1 * norm_g2)
+    fsc_linear = ratio(under_mask[:, B1, B2], norm_b1 * norm_b2)
+    fsc_gaussian = ratio(under_mask[:, G1, G2], norm_g1 * norm_g2)
     # Own crosses (G_i with B_i) are scaled like the others, so that their ratio is that of the inner
     # products.
     cross12, cross21, own1, own2 = (
-        _ratio(under_mask[:, i, j], norm * norm_b)
+        ratio(under_mask[:, i, j], norm * norm_b)
         for i, j, norm in ((G1, B2, norm_g1), (G2, B1, norm_g2), (G1, B1, norm_g1), (G2, B2, norm_g2))
     )
-    overfit1, overfit2 = _ratio(own1, cross12) - 1, _ratio(own2, cross21) - 1
+    overfit1, overfit2 = ratio(own1, cross12) - 1, ratio(own2, cross21) - 1
     raw = calibrated_value(cross12, cross21, fsc_linear)
     raw_stderr = calibrated_stderr(raw, fsc_linear, overfit1, overfit2, n)
 
@@ -220,7 +220,7 @@ def _assess(
     n_pooled = pooled_number(kernel, n)
     smooth12, smooth21, smooth_linear = kernel @ cross12, kernel @ cross21, kernel @ fsc_linear
     pooled = calibrated_value(smooth12, smooth21, smooth_linear)
-    pooled_overfit = _ratio(kernel @ own1, smooth12) - 1, _ratio(kernel @ own2, smooth21) - 1
+    pooled_overfit = ratio(kernel @ own1, smooth12) - 1, ratio(kernel @ own2, smooth21) - 1
     pooled_stderr = calibrated_stderr(pooled, smooth_linear, *pooled_overfit, n_pooled)
 
     relative = np.divide(raw_stderr, raw, out=np.full_like(raw, np.inf), where=raw > 0)
@@ -245,12 +245,12 @@ def _assess(
     first, last = _valid_range(z_mask[tested], z_sphere[tested], n_pooled[tested])
     within = np.arange(len(raw)) <= (-1 if last is None else last)
 
-    weight1, weight2 = _ratio(cross12 * norm_b, norm_g1), _ratio(cross21 * norm_b, norm_g2)
+    weight1, weight2 = ratio(cross12 * norm_b, norm_g1), ratio(cross21 * norm_b, norm_g2)
     weight = (weight1 + weight2) / 2
     weight = np.clip(_blend(weight, kernel @ weight, share), 0, LARGEST_REGRESSION_WEIGHT) * within
     # From a half map to the map of all data: corr_full / corr_half = sqrt(2 / (1 + c)), over the norms.
     gain = np.sqrt(2 / (1 + np.clip(fsc_gaussian, 0, 1)))
-    final_weight = weight * gain * _ratio(np.sqrt(norm_g1 * norm_g2), norm_final)
+    final_weight = weight * gain * ratio(np.sqrt(norm_g1 * norm_g2), norm_final)
     return CalibratedFSC(
         raw=raw,
         smoothed=smoothed,
@@ -291,11 +291,6 @@ def _valid_range(z_mask: Curve, z_sphere: Curve, n_pooled: Curve) -> tuple[int |
     fails = np.flatnonzero(~((z_mask >= VALID_SIGMAS) & (z_sphere >= VALID_SIGMAS))[first:])
     last = len(n_pooled) - 1 if len(fails) == 0 else first + int(fails[0]) - 1
     return first, (last if last >= first else None)
-
-
-def _ratio(numerator: Curve, denominator: Curve) -> Curve:
-    """Quotient, 0 where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
 
 
 def _blend(raw: Curve, smooth: Curve, share: Curve) -> Curve:

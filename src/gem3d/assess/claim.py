@@ -36,6 +36,11 @@ class ResolutionClaim:
     estimate_A: float | None
 
 
+def ends_with_the_data(claim: ResolutionClaim) -> bool:
+    """Whether nothing but the end of the data keeps the claim from being finer."""
+    return claim.kind == "last valid shell" and (claim.reason or "").endswith(END_OF_DATA)
+
+
 def claim_resolution(
     curve: Curve,
     stderr: Curve,
@@ -67,7 +72,7 @@ def claim_resolution(
         return ResolutionClaim(None, (None, None), "none", reason, None)
     if valid_up_to_shell is None:
         start_A = shell_resolution_A(first_shell, pixel_size_A, box_size)
-        reason = f"the linear half maps do not correlate significantly even at {start_A:.1f} A"
+        reason = f"the half maps do not correlate significantly even at {start_A:.1f} A"
         return ResolutionClaim(None, (None, None), "none", reason, None)
 
     valid = slice(0, valid_up_to_shell + 1)
@@ -91,7 +96,7 @@ def claim_resolution(
     why = (
         END_OF_DATA
         if valid_up_to_shell == last_tested_shell
-        else "the last shell where the linear half maps correlate significantly"
+        else "the last shell where the half maps correlate significantly"
     )
     not_below = f"not below {threshold:g} up to {last_A:.2f} A, {why}"
     return ResolutionClaim(last_A, interval_A, "last valid shell", not_below, last_A)

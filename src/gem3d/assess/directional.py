@@ -10,7 +10,7 @@ from scipy.spatial import ConvexHull
 
 from gem3d.assess.cones import ConicalSums
 from gem3d.assess.fsc import FSC_THRESHOLD, resolution_at
-from gem3d.assess.shells import Curve, FloatVolume, check_same_box, fourier_transform
+from gem3d.assess.shells import Curve, FloatVolume, check_same_box, fourier_transform, ratio
 from gem3d.assess.smoothing import local_linear_weights, pooled_number
 from gem3d.assess.sphere import half_sphere
 
@@ -141,8 +141,8 @@ def _mean_products(values: list[NDArray[np.complex64]], cones: ConicalSums) -> t
     amplitude = [np.sqrt(of_all[i, i] / n_all) for i in range(len(values))]
     for i, j in pairs:
         scale = amplitude[i] * amplitude[j]
-        of_all[i, j] = _ratio(of_all[i, j], n_all * scale)
-        of_cones[i, j] = _ratio(of_cones[i, j], n_cones * scale)
+        of_all[i, j] = ratio(of_all[i, j], n_all * scale)
+        of_cones[i, j] = ratio(of_cones[i, j], n_cones * scale)
     return of_all, of_cones
 
 
@@ -152,13 +152,13 @@ def _correlation(products: Products, kernel: NDArray[np.float64], null_stderr: C
     power = {i: product for (i, j), product in smooth.items() if i == j}
     norm = {i: np.sqrt(np.where(p > ROUNDING_POWER, p, 0)) for i, p in power.items()}
     if (B1, B2) not in smooth:
-        return _ratio(smooth[G1, G2], norm[G1] * norm[G2])
+        return ratio(smooth[G1, G2], norm[G1] * norm[G2])
     norm_b = np.sqrt(norm[B1] * norm[B2])
-    cross12 = _ratio(smooth[G1, B2], norm[G1] * norm_b)
-    cross21 = _ratio(smooth[G2, B1], norm[G2] * norm_b)
-    fsc_linear = _ratio(smooth[B1, B2], norm_b**2)
+    cross12 = ratio(smooth[G1, B2], norm[G1] * norm_b)
+    cross21 = ratio(smooth[G2, B1], norm[G2] * norm_b)
+    fsc_linear = ratio(smooth[B1, B2], norm_b**2)
     positive = (cross12 > 0) & (cross21 > 0) & (fsc_linear > 0)
-    return _ratio(cross12 * cross21 * positive, np.maximum(fsc_linear, null_stderr))
+    return ratio(cross12 * cross21 * positive, np.maximum(fsc_linear, null_stderr))
 
 
 def _independent_values(cones: ConicalSums, mask: FloatVolume | None, half_angle_deg: float) -> Curve:
@@ -203,11 +203,3 @@ def _polyhedron_sphericity(triangles: NDArray[np.float64]) -> float:
     surface = np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
     volume = np.abs(np.sum(a * np.cross(b, c), axis=1)).sum() / 6
     return float(np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2 / surface)
-
-
-def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Quotient, 0 where the denominator is 0."""
-    quotient: NDArray[np.float64] = np.divide(
-        numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0
-    )
-    return quotient

@@ -25,12 +25,9 @@ from gem3d.assess.shells import (
     Curve,
     FloatVolume,
     check_same_box,
-    fourier_transform,
-    inverse_fourier_transform,
-    shell_index,
-    shell_sizes,
-    shell_sums,
+    ratio,
 )
+from gem3d.assess.whitening import filtered, whitening_factor
 
 SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
 # Share of the variance of the whole window that is the window's own; the rest is the reach of the bands' power.
@@ -97,12 +94,12 @@ def local_curves(
     )
 
     b1, b2 = linear or (half1, half2)
-    factor = _whitening(b1 + b2, last_shell)
+    factor = whitening_factor(b1 + b2, last_shell)
     maps = [half1, half2, *(linear or ()), *(() if final_map is None else (final_map,))]
     weight = np.square(mask)
     window = Window.around([weight])
     fields = BandFields(
-        [_filtered(volume, factor) for volume in maps], window, bandwidth(spectrum_of(weight), box_size)
+        [filtered(volume, factor) for volume in maps], window, bandwidth(spectrum_of(weight), box_size)
     )
     step = window_A / pixel_size_A / STEPS_PER_WINDOW
     positions = (_points(*window.z, step), _points(*window.y, step), _points(*window.x, step))
@@ -126,18 +123,18 @@ def local_curves(
     first_band = _band(float(centres[0]), sigma_shells), first + BAND_CUTOFF_SIGMAS * sigma_shells
     cross, power1, power2 = sums.of_products(*first_band, [(l1, l2), (l1, l1), (l2, l2)])
     n = share * values_in_window(window_A, window_A, pixel_size_A)
-    significance = _ratio(cross, np.sqrt(np.maximum(power1 * power2, 0))) * np.sqrt(2 * n)
+    significance = ratio(cross, np.sqrt(np.maximum(power1 * power2, 0))) * np.sqrt(2 * n)
 
     _subtract_lower_bands(found, centres, sigma_shells)
     of = {pair: found[:, i] for i, pair in enumerate(pairs)}
     norm1, norm2 = (np.sqrt(np.maximum(of[g, g], 0)) for g in (g1, g2))
-    cross1, cross2, signal = of[g1, l2], of[l1, g2] if (l1, g2) in of else of[g2, l1], of[l1, l2]
+    cross1, cross2, signal = of[g1, l2], of[l1, g2], of[l1, l2]
     positive = (cross1 > 0) & (cross2 > 0) & (signal > 0)
-    calibrated = _ratio(cross1 * cross2, norm1 * norm2 * signal) * positive
-    between = np.clip(_ratio(of[g1, g2], norm1 * norm2), 0, 1)
+    calibrated = ratio(cross1 * cross2, norm1 * norm2 * signal) * positive
+    between = np.clip(ratio(of[g1, g2], norm1 * norm2), 0, 1)
     final = np.maximum(found[:, -1], 0) if final_map is not None else norm1 * norm2 * (1 + between) / 2
-    half = (_ratio(cross1, norm1**2) + _ratio(cross2, norm2**2)) / 2
-    regression = half * np.sqrt(2 / (1 + between) * _ratio(norm1 * norm2, final))
+    half = (ratio(cross1, norm1**2) + ratio(cross2, norm2**2)) / 2
+    regression = half * np.sqrt(2 / (1 + between) * ratio(norm1 * norm2, final))
     return LocalCurves(
         centres,
         window_A,
@@ -262,25 +259,3 @@ def _widths(window_A: float, pixel_size_A: float) -> tuple[float, float]:
 def _points(start: int, stop: int, step: float) -> Curve:
     """Evenly spaced from the first to the last voxel, no further apart than `step`."""
     return np.linspace(start, stop - 1, max(2, int(np.ceil((stop - 1 - start) / step)) + 1))
-
-
-def _whitening(volume: FloatVolume, last_shell: int) -> NDArray[np.float32]:
-    """Factor for each shell that gives a map equal amplitudes up to `last_shell`; beyond, that of the last."""
-    box_size = len(volume)
-    shells = shell_index(box_size)
-    power = shell_sums(np.abs(fourier_transform(volume)) ** 2, box_size, shells) / shell_sizes(box_size)
-    factor = np.zeros(int(shells.max()) + 1, dtype=np.float32)
-    kept = power[: last_shell + 1]
-    factor[: len(kept)] = np.divide(1, np.sqrt(kept), out=np.zeros_like(kept), where=kept > 0)
-    factor[0] = 0
-    factor[len(kept) :] = factor[len(kept) - 1]
-    return factor
-
-
-def _filtered(volume: FloatVolume, factor: NDArray[np.float32]) -> FloatVolume:
-    box_size = len(volume)
-    return inverse_fourier_transform(fourier_transform(volume) * factor[shell_index(box_size)], box_size)
-
-
-def _ratio(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)

@@ -19,8 +19,6 @@ def filter_locally(
     curves: LocalCurves,
     pixel_size_A: float,
     bfactor_A2: float | None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
 ) -> FloatVolume:
     """Sharpen a map, and give each band at each place its weight there; none beyond the local resolution.
 
@@ -32,7 +30,6 @@ def filter_locally(
     volume: `(D, D, D)` map whose regression the curves hold, unfiltered.
     pixel_size_A: A per voxel.
     bfactor_A2: decay to undo, see `gem3d.assess.sharpening`; None for none.
-    progress: called with (bands done, bands in all).
     """
     box_size = len(volume)
     centres = curves.centres_shells
@@ -52,8 +49,6 @@ def filter_locally(
         band = _triangle(float(centre), spacing, i == 0, (bfactor_A2 or 0.0) / (box_size * pixel_size_A) ** 2)
         for planes, values in fields.planes(band, float(centre) + spacing):
             filtered[planes] += (values[0] * everywhere[planes]).numpy()
-        if progress is not None:
-            progress(i + 1, len(centres))
     return filtered
 
 

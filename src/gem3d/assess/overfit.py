@@ -13,7 +13,7 @@ from gem3d.assess.shells import Curve
 # images: the first shells are blurred into one another, and single ones of them may have the wrong sign.
 FIRST_SHELL = 4
 POOLED_SHELLS = 5
-REFUTED_SIGMAS = 3.5
+SURE_SIGMAS = 3.5
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,28 @@ class LikelihoodGain:
     def follows_noise(self, last_shell: int) -> NDArray[np.int64]:
         """Shells up to `last_shell` where the held-out particles refute the map, beyond what chance would do.
 
-        Judged over `POOLED_SHELLS` shells around each, in which the gain is below zero by `REFUTED_SIGMAS` standard
+        Judged over `POOLED_SHELLS` shells around each, in which the gain is below zero by `SURE_SIGMAS` standard
         errors.
         """
+        pixels = self._pixels
         window = np.ones(POOLED_SHELLS)
-        gain = np.convolve(self.unseen * self._pixels, window, "same")
-        stderr = np.sqrt(np.convolve((self.unseen_stderr * self._pixels) ** 2, window, "same"))
-        shells = np.flatnonzero(gain < -REFUTED_SIGMAS * stderr)
+        gain = np.convolve(self.unseen * pixels, window, "same")
+        stderr = np.sqrt(np.convolve((self.unseen_stderr * pixels) ** 2, window, "same"))
+        shells = np.flatnonzero(gain < -SURE_SIGMAS * stderr)
         return shells[(shells >= FIRST_SHELL) & (shells <= last_shell)]
+
+    def gains_at(self, last_shell: int) -> bool:
+        """Whether the held-out particles confirm the map in the last `POOLED_SHELLS` shells up to this one."""
+        shells = slice(max(last_shell - POOLED_SHELLS + 1, FIRST_SHELL), last_shell + 1)
+        pixels = self._pixels[shells]
+        gain = float(self.unseen[shells] @ pixels)
+        return gain > SURE_SIGMAS * float(np.sqrt((self.unseen_stderr[shells] ** 2) @ pixels**2))
 
     @property
     def _pixels(self) -> Curve:
-        """Fourier pixels in each shell, but for a factor."""
-        return np.arange(len(self.unseen), dtype=np.float64)
+        """Fourier pixels in each shell, but for a factor; 0 where it is not to be read."""
+        shells = np.arange(len(self.unseen), dtype=np.float64)
+        return np.where(shells >= FIRST_SHELL, shells, 0.0)
 
 
 def likelihood_gain(

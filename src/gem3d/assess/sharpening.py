@@ -18,6 +18,8 @@ from gem3d.assess.shells import (
 )
 
 FEWEST_GUINIER_SHELLS = 5
+# Real maps have some 20 to 400; far beyond, single precision overflows.
+LARGEST_BFACTOR_A2 = 2000.0
 
 
 @dataclass(frozen=True)

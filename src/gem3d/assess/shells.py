@@ -105,6 +105,11 @@ def shell_resolution_A(shell: float, pixel_size_A: float, box_size: int) -> floa
     return float(pixel_size_A * box_size / shell)
 
 
+def ratio(numerator: Curve, denominator: Curve) -> Curve:
+    """Quotient of arrays of one shape, 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0)
+
+
 def last_shell_with_power(volume: FloatVolume) -> int:
     """Last shell of a map that holds more than rounding errors: where a map ends that was made from fewer shells."""
     sums, sizes = shell_sums(np.abs(fourier_transform(volume)) ** 2, len(volume)), shell_sizes(len(volume))

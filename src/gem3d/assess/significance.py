@@ -16,11 +16,10 @@ from gem3d.assess.shells import (
     fourier_transform,
     frequency_radius,
     hermitian_multiplicity,
-    inverse_fourier_transform,
-    shell_index,
-    shell_sums,
+    ratio,
 )
 from gem3d.assess.smoothing import local_linear_weights, pooled_number
+from gem3d.assess.whitening import filtered, whitening_factor
 
 A_PRIORI_DIAMETER_BOXES = 0.9
 SOFT_EDGE_BOXES = 0.05
@@ -55,13 +54,14 @@ def sphere_significance(
     box_A = box_size * pixel_size_A
     diameter_A = min(particle_diameter_A or np.inf, A_PRIORI_DIAMETER_BOXES * box_A)
     sphere = sphere_mask(box_size, pixel_size_A, diameter_A, SOFT_EDGE_BOXES * box_A)
-    spectra = [fourier_transform(_whitened(half) * sphere) for half in (half1, half2)]
+    whitened = [filtered(half, whitening_factor(half, box_size // 2)) for half in (half1, half2)]
+    spectra = [fourier_transform(half * sphere) for half in whitened]
     products = ((0, 1), (0, 0), (1, 1))
     cross, power1, power2 = (
         _band_sums((spectra[i] * spectra[j].conj()).real, box_size, n_shells) for i, j in products
     )
     norm = np.sqrt(power1 * power2)
-    curve = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+    curve = ratio(cross, norm)
     n = effective_numbers(np.square(sphere), n_shells)
     kernel = local_linear_weights(n)
     z: Curve = (kernel @ curve) * np.sqrt(2 * pooled_number(kernel, n))
@@ -76,15 +76,3 @@ def _band_sums(values: FloatVolume, box_size: int, n_shells: int) -> Curve:
     sums = np.bincount(squared.ravel(), weights=weighted.ravel())
     radius = torch.from_numpy(np.sqrt(np.arange(len(sums))))
     return np.array([float((shell_band(k)(radius).numpy() ** 2) @ sums) for k in range(n_shells)])
-
-
-def _whitened(volume: FloatVolume) -> FloatVolume:
-    """The map with equal power in all shells and none beyond the last or in its mean."""
-    box_size = len(volume)
-    spectrum, shells = fourier_transform(volume), shell_index(box_size)
-    power = shell_sums(np.abs(spectrum) ** 2, box_size, shells)
-    factor = np.zeros(int(shells.max()) + 1, dtype=np.float32)
-    factor[: len(power)] = np.divide(1, np.sqrt(power), out=np.zeros_like(power), where=power > 0)
-    factor[: len(power)] *= np.sqrt(shell_sums(np.ones_like(spectrum, dtype=np.float32), box_size, shells))
-    factor[0] = 0
-    return inverse_fourier_transform(spectrum * factor[shells], box_size)

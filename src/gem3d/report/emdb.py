@@ -5,7 +5,6 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from gem3d.assessment import Assessment
-from gem3d.report.style import frequencies
 
 
 def fsc_xml(assessment: Assessment) -> str | None:
@@ -17,14 +16,14 @@ def fsc_xml(assessment: Assessment) -> str | None:
     last = assessment.calibrated.valid_up_to_shell
     if last is None:
         return None
-    name = "gem3d calibrated FSC" if assessment.has_linear else "gem3d FSC, corrected for the mask"
+    name = "gem3d calibrated FSC" if assessment.has_linear else "gem3d FSC, masked after the shell filter"
     root = ElementTree.Element(
         "fsc", {"title": name, "xaxis": "Resolution (A-1)", "yaxis": "Correlation Coefficient"}
     )
-    x = frequencies(last + 1, assessment.pixel_size_A, assessment.box_size_px)
-    for frequency, value in zip(x[1:], assessment.claimed_curve[1 : last + 1], strict=True):
+    box_A = assessment.box_size_px * assessment.pixel_size_A
+    for shell, value in enumerate(assessment.calibrated.smoothed[1 : last + 1], start=1):
         coordinate = ElementTree.SubElement(root, "coordinate")
-        ElementTree.SubElement(coordinate, "x").text = f"{frequency:.6f}"
+        ElementTree.SubElement(coordinate, "x").text = f"{shell / box_A:.6f}"
         ElementTree.SubElement(coordinate, "y").text = f"{min(value, 1.0):.6f}"
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"

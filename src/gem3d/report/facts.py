@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gem3d.fit.result import Round
@@ -31,3 +32,14 @@ class RunFacts:
     def warnings(self) -> tuple[str, ...]:
         """What the run warned of."""
         return tuple(self.summary.get("warnings", ()))
+
+    @property
+    def limited(self) -> bool:
+        """Whether the run was told to use nothing finer than some resolution."""
+        return self.summary.get("settings", {}).get("max_resolution_A") is not None
+
+    @property
+    def linear_names(self) -> tuple[str, ...]:
+        """File names of the linear half maps: the user's, or those that a run gives them."""
+        given = self.summary.get("maps", {}).get("linear")
+        return tuple(Path(path).name for path in given or ("linear_half1.mrc", "linear_half2.mrc"))

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from gem3d.assess import FSC_THRESHOLD
 from gem3d.assess.claim import INTERVAL_SIGMAS
+from gem3d.assess.reference import REFERENCE_THRESHOLD
 from gem3d.assess.shells import Curve
 from gem3d.assessment import Assessment
 from gem3d.report.parts import Plot
@@ -28,7 +29,6 @@ from gem3d.report.style import (
 )
 
 FSC_RANGE = [-0.08, 1.04]
-REFERENCE_THRESHOLD = 0.5
 
 
 def fsc_plot(a: Assessment) -> Plot:
@@ -38,9 +38,7 @@ def fsc_plot(a: Assessment) -> Plot:
     x = frequencies(n, a.pixel_size_A, a.box_size_px)
     curves: list[tuple[str, Curve, str, str, float, bool]] = [
         ("masked", a.half.masked, GREY, "solid", 1.5, True),
-        ("corrected", a.half.corrected, ORANGE, "solid", 1.5, True)
-        if a.has_linear
-        else ("masked after the shell filter", a.calibrated.smoothed, ORANGE, "solid", 1.5, True),
+        ("corrected", a.half.corrected, ORANGE, "solid", 1.5, True),
         ("unmasked", a.half.unmasked, PALE, "dash", 1.5, True),
         ("random phases", a.half.randomised, PURPLE, "dot", 1.2, False),
     ]
@@ -76,8 +74,8 @@ def _add_claimed_curve(figure: go.Figure, a: Assessment, x: Curve) -> None:
     if last is None:
         return
     valid = slice(1, last + 1)
-    curve, error = a.claimed_curve[valid], INTERVAL_SIGMAS * a.calibrated.stderr[valid]
-    name = "calibrated" if a.has_linear else "corrected"
+    curve, error = a.calibrated.smoothed[valid], INTERVAL_SIGMAS * a.calibrated.stderr[valid]
+    name = "calibrated" if a.has_linear else "masked after the shell filter"
     low, high = (np.clip(edge, -1, 1.2) for edge in (curve - error, curve + error))
     figure.add_scatter(
         x=np.concatenate([x[valid], x[valid][::-1]]),

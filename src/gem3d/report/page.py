@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
+from gem3d.assess.claim import ends_with_the_data
 from gem3d.assessment import Assessment
 from gem3d.report.facts import RunFacts
 from gem3d.report.parts import Code, Figure, Part, Plot, Section, Sentence, Table
@@ -41,7 +42,9 @@ def report_page(assessment: Assessment, facts: RunFacts) -> str:
             f"<div><dt>{_escaped(name)}</dt><dd>{_escaped(value)}</dd></div>"
             for name, value in _tiles(assessment)
         ),
-        findings="\n".join(_finding(finding) for finding in verdict(assessment, facts.warnings)),
+        findings="\n".join(
+            _finding(finding) for finding in verdict(assessment, facts.warnings, limited=facts.limited)
+        ),
         sections="\n".join(_section(section) for section in found),
         plotly=get_plotlyjs(),
         data="\n".join(_data(plot) for plot in plots),
@@ -75,17 +78,20 @@ def _claim(a: Assessment) -> str:
 
 
 def _beside(a: Assessment) -> str:
-    name = "calibrated FSC" if a.has_linear else "FSC of the half maps"
-    low, high = a.claim.interval_A
+    name = "calibrated FSC" if a.has_linear else "ordinary FSC, masked after the shell filter"
     if a.claim.kind == "none":
         return name
-    if a.claim.kind == "last valid shell":
+    if ends_with_the_data(a.claim):
         return f"or finer: the {name} does not fall to the threshold"
-    ends = (f"{end:.2f}" if end is not None else "open" for end in (low, high))
-    return f"{name}, 90 % interval {' to '.join(ends)} A"
+    low, high = (f"{end:.2f}" if end is not None else "open" for end in a.claim.interval_A)
+    last = "" if a.claim.kind == "crossing" else ", the last shell that can be judged"
+    return f"{name}, 90 % interval {low} to {high} A{last}"
 
 
 def _tiles(a: Assessment) -> Iterator[tuple[str, str]]:
+    if not a.has_linear:
+        found = a.half.resolution.resolution_A
+        yield "masked, corrected by random phases", "no crossing" if found is None else f"{found:.2f} A"
     if a.local is not None:
         low, high = a.local.quartiles_A
         yield "local, median (quartiles)", f"{a.local.median_A:.1f} A ({low:.1f} to {high:.1f})"

@@ -25,7 +25,7 @@ def sections(a: Assessment, facts: RunFacts) -> tuple[Section, ...]:
         Section("sharpening", "Sharpening", _sharpening(a)),
         Section("overfitting", "Over-fitting", _overfitting(a, facts)),
         Section("model", "Gaussians", _gaussians(facts)),
-        Section("deposit", "What to deposit", _deposit(a)),
+        Section("deposit", "What to deposit", _deposit(a, facts)),
         Section("run", "The run", run_parts(a, facts)),
     )
 
@@ -33,25 +33,25 @@ def sections(a: Assessment, facts: RunFacts) -> tuple[Section, ...]:
 def _resolution(a: Assessment) -> tuple[Part, ...]:
     if a.has_linear:
         which = (
-            "The resolution is read from the calibrated FSC: the half maps of Gaussians are held against the linear "
+            "The resolution is read from the calibrated FSC: half maps with a prior are held against the linear "
             "reconstructions of the other half, which carry no prior, and the mask acts after the shell filter."
         )
         caption = (
-            f"The calibrated FSC (blue, with its 90 % band) is the one to quote, where it crosses "
-            f"{FSC_THRESHOLD:g}; it ends where the linear half maps no longer correlate significantly. The ordinary "
-            "masked FSC of half maps with a prior lies above it: they agree more than they are right. A click on a "
-            "name in the legend hides or shows its curve."
+            f"The calibrated FSC (blue, with its 90 % band) is the one to quote, where it crosses {FSC_THRESHOLD:g}; it "
+            "ends where the linear half maps no longer correlate significantly. The ordinary masked FSC of half maps "
+            "with a prior may lie above it: they agree more than they are right. A click on a name in the legend hides "
+            "or shows its curve."
         )
     else:
         which = (
-            "No linear half maps were given, so the resolution is read from the ordinary FSC of the half maps, "
-            "corrected for the mask by phase randomisation. It is right only if they were made without a prior."
+            "No linear half maps were given, so the resolution is read from the ordinary FSC of the half maps, with "
+            "the mask after the shell filter. It is right only if the half maps were made without a prior."
         )
         caption = (
-            f"The FSC corrected for the mask (blue, with its 90 % band) is read at {FSC_THRESHOLD:g}; it ends where "
-            "the half maps no longer correlate significantly. Masking lets strong shells leak into weak ones, which "
-            "the correction takes back; masking after the shell filter (orange) avoids it. A click on a name in the "
-            "legend hides or shows its curve."
+            f"The FSC with the mask after the shell filter (blue, with its 90 % band) is read at {FSC_THRESHOLD:g}; "
+            "it ends where the half maps no longer correlate significantly. Masking first lets strong shells leak "
+            "into weak ones, of which the corrected curve (orange), that of other programs, takes back a part. A "
+            "click on a name in the legend hides or shows its curve."
         )
     if a.reference is not None:
         caption += " Against the reference the threshold is 0.5."
@@ -107,7 +107,13 @@ def _map(a: Assessment) -> tuple[Part, ...]:
 
 def _local(a: Assessment) -> tuple[Part, ...]:
     if a.local is None:
-        return (_without(a, "look for in parts of the map", "Local resolution was not computed."),)
+        return (
+            _without(
+                a,
+                "look for in parts of the map",
+                "Local resolution was not computed: the valid range is too short for its window.",
+            ),
+        )
     local = a.local
     low, high = local.quartiles_A
     caption = (
@@ -238,12 +244,12 @@ def _gaussians(facts: RunFacts) -> tuple[Part, ...]:
     return (Figure("Gaussians of the final map", (density_plots.gaussians_plot(facts.gaussians),), caption),)
 
 
-def _deposit(a: Assessment) -> tuple[Part, ...]:
+def _deposit(a: Assessment, facts: RunFacts) -> tuple[Part, ...]:
     if a.has_linear:
-        halves = "linear_half1.mrc and linear_half2.mrc"
+        halves = " and ".join(facts.linear_names)
         why = (
-            "Deposit the linear half maps, not those of Gaussians. The EMDB computes the FSC again from the half "
-            "maps that are deposited, and half maps of Gaussians agree more than they are right: the archive would "
+            "Deposit the linear half maps, not those with a prior. The EMDB computes the FSC again from the half "
+            "maps that are deposited, and half maps with a prior agree more than they are right: the archive would "
             "show a resolution that the data do not support."
         )
     else:
@@ -261,7 +267,11 @@ def _deposit(a: Assessment) -> tuple[Part, ...]:
     if a.calibrated.valid_up_to_shell is None:
         rows.append(("FSC curve", "none: no shell of it is valid"))
     else:
-        curve = "the calibrated FSC" if a.has_linear else "the FSC of the half maps, corrected for the mask,"
+        curve = (
+            "the calibrated FSC"
+            if a.has_linear
+            else "the FSC of the half maps, masked after the shell filter,"
+        )
         rows.append(("FSC curve", f"fsc.xml: {curve} up to its last valid shell"))
     return (Sentence(why), Table(tuple(rows)))
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from gem3d.assess import FSC_THRESHOLD, resolution_at
-from gem3d.assess.claim import END_OF_DATA
+from gem3d.assess.claim import ends_with_the_data
 from gem3d.assess.directional import DirectionalFSC
 from gem3d.assess.phase_randomisation import TIGHT_MASK_FSC
 from gem3d.assess.shells import shell_resolution_A
@@ -38,16 +38,20 @@ class Finding:
     text: str
 
 
-def verdict(assessment: Assessment, warnings: tuple[str, ...] = ()) -> list[Finding]:
+def verdict(
+    assessment: Assessment, warnings: tuple[str, ...] = (), *, limited: bool = False
+) -> list[Finding]:
     """What the assessment comes to, most important first.
 
     Parameters
     ----------
     warnings: of the run that made the maps.
+    limited: it was told to use nothing finer (--max-resolution).
     """
+    limited = limited and _ends_before_nyquist(assessment)
     return [
-        _resolution(assessment),
-        *_limits(assessment),
+        _resolution(assessment, limited),
+        *_limits(assessment, limited),
         *_agreement_of_the_prior(assessment),
         *_masks(assessment),
         *_held_out(assessment),
@@ -62,38 +66,40 @@ def verdict(assessment: Assessment, warnings: tuple[str, ...] = ()) -> list[Find
     ]
 
 
-def resolution_range(directional: DirectionalFSC) -> tuple[str, str]:
+def resolution_range(a: Assessment, directional: DirectionalFSC) -> tuple[str, str]:
     """The worst and the best resolution over directions, in words."""
     finite = directional.resolution_A[np.isfinite(directional.resolution_A)]
     unknown = ~np.isfinite(directional.resolution_A)
     # A curve without a crossing ends above the threshold, or begins below it.
     above = directional.curves[unknown, -1] >= FSC_THRESHOLD
-    worst = "nothing" if (~above).any() else f"{finite.max():.1f} A" if len(finite) else "the end of the data"
-    best = "the end of the data" if above.any() else f"{finite.min():.1f} A" if len(finite) else "nothing"
+    end = f"{_resolution_A(a, directional.curves.shape[1] - 1):.1f} A, where the valid range ends,"
+    worst = "nothing" if (~above).any() else f"{finite.max():.1f} A" if len(finite) else end
+    best = end if above.any() else f"{finite.min():.1f} A" if len(finite) else "nothing"
     return worst, best
 
 
-def _resolution(a: Assessment) -> Finding:
+def _resolution(a: Assessment, limited: bool) -> Finding:
     """The claim, by the same words as in summary.json."""
-    limited = _ends_before_nyquist(a)
     text = f"Resolution: {describe_claim(a.claim, limited=limited)}."
     if not a.has_linear:
         text += (
-            " No linear half maps were given, so this is the ordinary FSC of the half maps, corrected for the mask. "
-            "Half maps made with a prior (Gaussians, a network, a denoiser) agree more than they are right, and this "
-            "FSC cannot tell."
+            " No linear half maps were given, so this is the ordinary FSC of the half maps, masked after the shell "
+            "filter. Half maps made with a prior (Gaussians, a network, a denoiser) agree more than they are right, "
+            "and this FSC cannot tell."
         )
     if a.claim.kind == "none":
         return Finding("warning", text)
     return Finding("good" if a.has_linear and a.claim.resolution_A is not None else "note", text)
 
 
-def _limits(a: Assessment) -> list[Finding]:
+def _limits(a: Assessment, limited: bool) -> list[Finding]:
     """What keeps the resolution from being finer."""
-    findings = [] if a.claim.kind == "none" else [Finding("note", f"What limits it: {_limit_of_curve(a)}")]
+    findings = (
+        [] if a.claim.kind == "none" else [Finding("note", f"What limits it: {_limit_of_curve(a, limited)}")]
+    )
     directional = a.directional
     if directional is not None and directional.cfar < PREFERRED_ORIENTATION_CFAR:
-        worst, best = resolution_range(directional)
+        worst, best = resolution_range(a, directional)
         text = (
             f"What limits it: preferred orientation. The worst direction reaches {worst} against {best} in the best "
             f"(cFAR {directional.cfar:.2f}, below {PREFERRED_ORIENTATION_CFAR:g}): the map is smeared along the "
@@ -110,22 +116,24 @@ def _limits(a: Assessment) -> list[Finding]:
     return findings
 
 
-def _limit_of_curve(a: Assessment) -> str:
-    curve, last = a.claimed_curve, a.calibrated.valid_up_to_shell
+def _limit_of_curve(a: Assessment, limited: bool) -> str:
+    curve, last = a.calibrated.smoothed, a.calibrated.valid_up_to_shell
     if a.claim.kind == "last valid shell":
         assert last is not None
         at_end = f"the curve is still at {curve[last]:.2f} in the last shell that can be judged"
-        if not (a.claim.reason or "").endswith(END_OF_DATA):
+        if not ends_with_the_data(a.claim):
             kind = "linear half maps" if a.has_linear else "half maps"
             return (
                 f"the number of particles, or their noise. Beyond {_resolution_A(a, last):.2f} A the {kind} do not "
                 f"correlate significantly, though {at_end}. More particles would carry it on."
             )
-        if _ends_before_nyquist(a):
+        if limited:
             return (
                 f"the end of the data, not the particles: {at_end}, and nothing finer was used. Run again with a "
                 "finer --max-resolution."
             )
+        if _ends_before_nyquist(a):
+            return f"the end of the data, not the particles: {at_end}, and nothing finer is in the maps."
         return (
             f"Nyquist, the end of the data, not the particles: {at_end} (Nyquist is {2 * a.pixel_size_A:.2f} A). "
             "Extract the particles with smaller pixels to see more."
@@ -193,9 +201,7 @@ def _masks(a: Assessment) -> list[Finding]:
         f"a correlation above {TIGHT_MASK_FSC:g} at their resolution. "
     )
     text += (
-        "The calibrated FSC is masked after the shell filter and hardly affected; the others need a softer mask."
-        if a.has_linear
-        else "What is claimed is not to be trusted; give a softer mask."
+        "What is claimed is masked after the shell filter and hardly affected; the others need a softer mask."
     )
     return [Finding("warning", text)]
 
@@ -220,11 +226,15 @@ def _held_out(a: Assessment) -> list[Finding]:
         )
         findings.append(Finding("warning", text))
     if not findings:
+        n = " and ".join(f"{gain.n_unseen:,}" for gain in a.likelihood)
+        known = all(gain.gains_at(last) for gain in a.likelihood)
         text = (
-            "Up to the resolution nothing suggests that the maps follow noise: held-out particles, which they have "
-            "never seen, do not refute them."
+            f"Up to the resolution the maps explain particles that they have never seen ({n} of the two halves)."
+            if known
+            else f"The particles that were held out ({n} of the two halves) are too few to tell whether the maps "
+            "follow noise up to the resolution; where they can tell, they do not say so."
         )
-        findings.append(Finding("good", text))
+        findings.append(Finding("good" if known else "note", text))
     return findings
 
 
@@ -237,7 +247,7 @@ def _views(a: Assessment) -> list[Finding]:
         )
         findings.append(Finding("warning", text))
     if a.directional is not None and a.directional.cfar >= PREFERRED_ORIENTATION_CFAR:
-        worst, best = resolution_range(a.directional)
+        worst, best = resolution_range(a, a.directional)
         text = (
             f"Resolution along directions goes from {best} in the best to {worst} in the worst (cFAR "
             f"{a.directional.cfar:.2f}, not below {PREFERRED_ORIENTATION_CFAR:g})."

@@ -1,0 +1,18 @@
+"""The commands: one dataclass each, which only parses, calls and prints."""
+
+from collections.abc import Callable
+from typing import Any
+
+from gem3d.commands.maps import Assess, Fsc, Render
+from gem3d.commands.particles import Reconstruct, Refine
+from gem3d.commands.simulations import Demo, Simulate
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "reconstruct": Reconstruct,
+    "refine": Refine,
+    "assess": Assess,
+    "simulate": Simulate,
+    "render": Render,
+    "fsc": Fsc,
+    "demo": Demo,
+}

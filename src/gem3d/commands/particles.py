@@ -1,0 +1,69 @@
+"""Commands that start from particles.
+
+The text under each field is the option's help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from gem3d.commands.options import PathArgument
+from gem3d.option_help import Flag, helped_by_docstrings
+from gem3d.settings import ReconstructSettings, RefineSettings
+from gem3d.summary_table import print_run
+
+
+@helped_by_docstrings
+@dataclass(frozen=True)
+class Reconstruct:
+    """Reconstruct a refined particle set: half maps, a final map and its resolution.
+
+    Poses and CTFs are taken from the STAR file as they are, unless --refine is given.
+    """
+
+    particles: Annotated[PathArgument, arg(metavar="PARTICLES")]
+    """RELION STAR file of a finished 3D refinement (run_data.star), version 3.0 to 5."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder for the results: report.html, map.mrc, half maps, mask.mrc, fsc.csv, summary.json, the Gaussians,
+    run.log and more, the maps on the box and pixel size of the particles. Made if need be; refused when it holds
+    files."""
+    refine: Flag = False
+    """Refine poses, shifts, defocus and contrast first, as `gem3d refine` does with its defaults."""
+    settings: Annotated[ReconstructSettings, arg(name="")] = field(default_factory=ReconstructSettings)
+
+    def run(self) -> None:
+        from gem3d.reconstruct import reconstruct
+
+        refinement = RefineSettings() if self.refine else None
+        result = reconstruct(self.particles, self.out, self.settings, refinement)
+        if not self.settings.quiet:
+            print_run(result.summary, self.out)
+
+
+@helped_by_docstrings
+@dataclass(frozen=True)
+class Refine:
+    """Refine poses locally, half against half, then reconstruct: better maps where poses are a little wrong.
+
+    Each half is refined against its own Gaussian map: orientation, shift, defocus and contrast of every particle, in
+    rounds of reconstruction and refinement until the calibrated FSC gains no more. Writes what `gem3d reconstruct`
+    does, and particles_refined.star, refinement.csv and refinement.html.
+    """
+
+    particles: Annotated[PathArgument, arg(metavar="PARTICLES")]
+    """RELION STAR file of a finished 3D refinement (run_data.star), version 3.0 to 5."""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """Folder for the results. Made if need be; refused when it holds files."""
+    refinement: Annotated[RefineSettings, arg(name="")] = field(default_factory=RefineSettings)
+    settings: Annotated[ReconstructSettings, arg(name="")] = field(default_factory=ReconstructSettings)
+
+    def run(self) -> None:
+        from gem3d.reconstruct import reconstruct
+
+        result = reconstruct(self.particles, self.out, self.settings, self.refinement)
+        if not self.settings.quiet:
+            print_run(result.summary, self.out)
