@@ -39,8 +39,8 @@ def _resolution(a: Assessment) -> tuple[Part, ...]:
         caption = (
             f"The calibrated FSC (blue, with its 90 % band) is the one to quote, where it crosses {FSC_THRESHOLD:g}; "
             "it ends where the linear half maps no longer correlate significantly. The ordinary masked FSC of half "
-            "maps with a prior may lie above it: they agree more than they are right. A click on a name in the legend "
-            "hides or shows its curve."
+            "maps with a prior may lie above it: they agree more than they are right. A click on a name in the "
+            "legend hides or shows its curve."
         )
     else:
         which = (
