@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ from registry import Measurement, Skipped, Target, benchmark
 from score import Volume, actual_calibration, calibrated_in, calibration_error
 
 COVERAGE_SETS = 40
+# Signal-to-noise ratio and envelope B factor: where the half maps still correlate beyond the resolution, so that
+# intervals close, and where they hardly do.
+COVERAGE_CONDITIONS = ((0.03, 300.0), (0.01, 200.0))
 LEAST_COVERAGE = 85.0
 # Of the mask made from the truth: Gaussian low-pass in pixels, threshold, edge in pixels. From loose to tight.
 MASKS = {
@@ -37,11 +41,11 @@ MISSING_CONE_DEG = 40.0
 @benchmark("coverage", "the 90 % interval of the claim: how often it holds the resolution against the truth")
 def coverage(context: Context) -> Iterator[Measurement]:
     sets, particles, box = context.size((COVERAGE_SETS, 3_000, 64), (2, 300, 32))
-    for structure in context.structures:
+    for structure, (snr, envelope_A2) in product(context.structures, COVERAGE_CONDITIONS):
         outcomes = {"closed": 0, "held": 0, "open": 0, "none": 0}
         errors = []
         for seed in range(1, sets + 1):
-            spec = SetSpec(structure, particles, box, 204.8 / box, 0.01, seed, envelope_A2=200.0)
+            spec = SetSpec(structure, particles, box, 204.8 / box, snr, seed, envelope_A2=envelope_A2)
             folder = context.particle_set(spec)
             run = context.gem3d(folder)
             claim = run.summary["resolution"]["calibrated"]
@@ -57,7 +61,10 @@ def coverage(context: Context) -> Iterator[Measurement]:
                 outcomes["held"] += high_A <= actual_A <= low_A
             if claim["resolution_A"] is not None and claim["kind"] == "crossing":
                 errors.append(100 * (claim["resolution_A"] / actual_A - 1))
-        table, case = "Coverage of the 90 % interval", f"{Path(structure).stem}, {sets} sets of {spec.size}"
+        table, case = (
+            "Coverage of the 90 % interval",
+            f"{Path(structure).stem}, SNR {snr:g}, {sets} sets of {spec.size}",
+        )
         held = 100 * outcomes["held"] / max(outcomes["closed"], 1)
         yield Measurement(table, case, "closed intervals", outcomes["closed"])
         yield Measurement(table, case, "of these hold the truth, %", held, Target(LEAST_COVERAGE))

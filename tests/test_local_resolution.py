@@ -112,7 +112,7 @@ def test_local_filter_keeps_detail_and_drops_noise():
     truth, halves, mask, x = two_halves(80, 0.3)
     mean = (halves[0] + halves[1]) / 2
     curves = curves_of(halves, mask, 39)
-    filtered = filter_locally(mean, curves, PIXEL_SIZE_A, None)
+    filtered = filter_locally(mean, mask, curves, PIXEL_SIZE_A, None)
     found = local_resolution(curves, mask, PIXEL_SIZE_A)
     one_cutoff = low_passed(mean, float(np.median(found.values_A[(mask > 0.9) & (x < -12)])))
     fine, coarse = (mask > 0.9) & (x < -12), (mask > 0.9) & (x > 12)
@@ -136,7 +136,8 @@ def test_bands_of_the_filter_sum_to_the_map():
         curves.inside,
     )
     expected = low_passed(truth, 64 * PIXEL_SIZE_A / 28)
-    assert filter_locally(expected, everything, PIXEL_SIZE_A, None) == pytest.approx(expected, abs=1e-4)
+    found = filter_locally(expected, mask, everything, PIXEL_SIZE_A, None)
+    assert found == pytest.approx(expected * mask, abs=1e-4)
 
 
 def test_window_follows_the_resolution_and_the_noise_within_limits() -> None:

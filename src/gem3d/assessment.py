@@ -237,7 +237,7 @@ def _locally(
         (half_maps[0] + half_maps[1]) / 2 if final_map is None else final_map, dtype=np.float32
     )
     local = local_resolution(curves, mask, pixel_size_A)
-    return local, filter_locally(final, curves, pixel_size_A, bfactor_A2)
+    return local, filter_locally(final, mask, curves, pixel_size_A, bfactor_A2)
 
 
 def _sharpen(

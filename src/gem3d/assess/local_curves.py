@@ -33,7 +33,7 @@ SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
 # Share of the variance of the whole window that is the window's own; the rest is the reach of the bands' power.
 OWN_SHARE = 2 / 3
 BAND_CUTOFF_SIGMAS = 3.0
-SPACING_SIGMAS = 0.7
+SPACING_SIGMAS = 0.85
 STEPS_PER_WINDOW = 4.0
 
 

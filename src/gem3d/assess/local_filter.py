@@ -16,6 +16,7 @@ from gem3d.assess.shells import FloatVolume
 
 def filter_locally(
     volume: FloatVolume,
+    mask: FloatVolume,
     curves: LocalCurves,
     pixel_size_A: float,
     bfactor_A2: float | None,
@@ -28,6 +29,7 @@ def filter_locally(
     Parameters
     ----------
     volume: `(D, D, D)` map whose regression the curves hold, unfiltered.
+    mask: `(D, D, D)` that the curves were computed under; the result is multiplied by it, as nothing is known beyond.
     pixel_size_A: A per voxel.
     bfactor_A2: decay to undo, see `gem3d.assess.sharpening`; None for none.
     """
@@ -35,8 +37,9 @@ def filter_locally(
     centres = curves.centres_shells
     spacing = float(centres[1] - centres[0])
     limit = known_everywhere(crossing_shells(curves), curves)
-    fields = BandFields([volume], Window(box_size, *[(0, box_size)] * 3), 0, full_grid=True)
-    filtered = np.zeros_like(volume)
+    window = Window.around([mask])
+    fields = BandFields([volume], window, 0, full_grid=True)
+    inside = torch.zeros([stop - start for start, stop in (window.z, window.y, window.x)])
     for i, centre in enumerate(centres):
         weight = known_everywhere(curves.weight[i].astype(np.float64), curves)
         # The bands overlap, so that a ramp one band wide is a soft edge.
@@ -45,10 +48,12 @@ def filter_locally(
         )
         if not weight.any():
             continue
-        everywhere = torch.from_numpy(to_voxels(weight, curves, box_size))
+        everywhere = torch.from_numpy(to_voxels(weight, curves, box_size)[window.voxels])
         band = _triangle(float(centre), spacing, i == 0, (bfactor_A2 or 0.0) / (box_size * pixel_size_A) ** 2)
         for planes, values in fields.planes(band, float(centre) + spacing):
-            filtered[planes] += (values[0] * everywhere[planes]).numpy()
+            inside[planes] += values[0] * everywhere[planes]
+    filtered = np.zeros_like(volume)
+    filtered[window.voxels] = inside.numpy() * mask[window.voxels]
     return filtered
 
 
