@@ -245,6 +245,19 @@ def test_shells_that_are_not_to_be_read_decide_nothing() -> None:
     assert set(follows([0, 0, 9, 9, -0.1, -0.1, -0.1, 0.01, 0.01, 0.01])) >= {4, 5, 6}
 
 
+def test_a_gain_is_confirmed_by_the_last_shells_up_to_the_resolution() -> None:
+    def gains(unseen: list[float], last_shell: int) -> bool:
+        curve = np.array(unseen)
+        return LikelihoodGain(None, curve, np.full(len(curve), 0.01), 10, 10).gains_at(last_shell)
+
+    fading = [0, 0, 9, 9, 0.1, 0.1, 0.1, 0.1, 0.1, 0, 0, 0, 0, 0, 9]
+    assert gains(fading, 8)
+    assert not gains(fading, 13), "nothing is gained there, whatever is within and beyond"
+    assert not gains(fading, 3), "no shell to be read"
+    assert not gains([0.005] * 12, 11), "as much as chance gives"
+    assert gains([0, 0, -9, -9, 0.1, 0.1], 5)
+
+
 def test_the_standard_error_is_the_spread_of_the_gain(made: Simulation) -> None:
     """Forty draws of noise, none of which the map was fitted to: as often refuted as chance has it."""
     observed, gaussians, last_shell = observations_of(made, normalise=False), some_gaussians(), 12

@@ -25,7 +25,7 @@ from gem3d.report.direction_plots import on_disc
 from gem3d.report.fsc_plots import fsc_plot
 from gem3d.report.local_plots import colour_range_A
 from gem3d.report.page import typeset
-from gem3d.report.style import TICKS_A, resolution_axis
+from gem3d.report.style import BLUE, ORANGE, TICKS_A, resolution_axis
 from gem3d.report.surface import contour_level, enclosed_kDa, isosurface, local_at
 from gem3d.report.verdict import SHARED_ERRORS
 from report_example import BOX, PIXEL_A, example, example_facts
@@ -48,9 +48,9 @@ def said(assessment: Assessment, warnings: tuple[str, ...] = ()) -> str:
     return "\n".join(f"{finding.level}: {finding.text}" for finding in verdict(assessment, warnings))
 
 
-def with_curve(curve: Curve, valid: int | None = None, last: int = LAST) -> Assessment:
+def with_curve(curve: Curve, valid: int | None = LAST, last: int = LAST) -> Assessment:
     """The example with another calibrated FSC, and nothing else to find."""
-    valid = last if valid is None else valid
+    valid = None if valid is None else min(valid, last)
     curve, errors = curve[: last + 1], np.full(last + 1, 0.01)
     claim = claim_resolution(
         curve,
@@ -75,13 +75,18 @@ def with_curve(curve: Curve, valid: int | None = None, last: int = LAST) -> Asse
 
 
 def without_claim() -> Assessment:
-    found = with_curve(np.zeros(LAST + 1))
+    found = with_curve(np.zeros(LAST + 1), valid=None)
     assert found.claim.kind == "none"
-    return replace(found, calibrated=replace(found.calibrated, valid_up_to_shell=None))
+    return found
 
 
 def bare() -> Assessment:
-    return replace(example(), has_linear=False, linear=None, **dict.fromkeys(OPTIONAL))
+    return ordinary(replace(example(), **dict.fromkeys(OPTIONAL)))
+
+
+def ordinary(assessment: Assessment) -> Assessment:
+    """As if no linear half maps had been given."""
+    return replace(assessment, has_linear=False, linear=None)
 
 
 # What is said
@@ -130,10 +135,25 @@ def test_the_head_of_the_page_says_or_finer_only_where_the_data_end() -> None:
 
 
 def test_an_ordinary_claim_never_speaks_of_linear_half_maps_as_if_there_were_some() -> None:
-    for found in (without_claim(), with_curve(np.full(LAST + 1, 0.4), valid=12)):
-        text = said(replace(found, has_linear=False, linear=None))
-        assert "the linear half maps" not in text
-        assert "half maps" in text
+    last_valid = ordinary(with_curve(np.full(LAST + 1, 0.4), valid=12))
+    silent = ordinary(without_claim())
+    for found, words in (
+        (
+            last_valid,
+            "note: What limits it: the number of particles, or their noise. Beyond 10.00 A the half maps",
+        ),
+        (last_valid, "note: Resolution: 10.00 A, 90 % interval"),
+        (silent, "warning: Resolution: none claimed: the half maps do not correlate"),
+    ):
+        assert words in said(found)
+        assert "the linear half maps" not in said(found)
+        assert "calibrated FSC" not in report_page(found, RunFacts()).split("<script>")[0]
+    head = "ordinary FSC, masked after the shell filter, 90 % interval"
+    page = report_page(last_valid, RunFacts())
+    assert head in page
+    assert "the last shell that can be judged" in page
+    assert "or finer" not in page
+    assert head not in report_page(silent, RunFacts())
 
 
 def test_nothing_claimed_is_a_warning_and_nothing_limits_it() -> None:
@@ -202,12 +222,29 @@ def test_without_linear_half_maps_the_ordinary_fsc_is_called_so() -> None:
     assert "calibrated FSC" not in page.split("<script>")[0]
 
 
+def test_without_linear_half_maps_the_number_of_other_programs_stands_beside_the_claim() -> None:
+    a = bare()
+    corrected_A = a.half.resolution.resolution_A
+    assert corrected_A is not None
+    tile = "<dt>masked, corrected by random phases</dt>"
+    assert f"{tile}<dd>{corrected_A:.2f} Å</dd>" in report_page(a, RunFacts())
+    assert tile not in report_page(example(), RunFacts())
+    endless = resolution_at(np.ones(LAST + 1), 0.143, PIXEL_A, BOX)
+    page = report_page(replace(a, half=replace(a.half, resolution=endless)), RunFacts())
+    assert f"{tile}<dd>not below 0.143 up to Nyquist</dd>" in page
+
+
 def test_tight_mask_is_a_warning() -> None:
     a = example()
     assert a.linear is not None
     assert "too tight" not in said(a)
     text = said(replace(a, linear=replace(a.linear, mask_too_tight=True)))
-    assert "warning: The mask is too tight for the ordinary FSC of the linear half maps:" in text
+    assert (
+        "warning: The mask is too tight for the masked and corrected curves of the linear half maps:" in text
+    )
+    text = said(replace(bare(), half=replace(a.half, mask_too_tight=True)))
+    assert "for the masked and corrected curves of the half maps:" in text
+    assert "The claim is masked after the shell filter and hardly affected" in text
 
 
 def test_held_out_particles_count_up_to_the_resolution() -> None:
@@ -256,6 +293,11 @@ def test_calibrated_curve_ends_at_its_validity_and_hover_says_angstroms() -> Non
     np.testing.assert_allclose(curves["calibrated"].x, SHELLS[valid] / (BOX * PIXEL_A))
     np.testing.assert_allclose(curves["calibrated"].y, a.calibrated.smoothed[valid], atol=1e-6)
     assert len(curves["masked"].x) == LAST
+    assert curves["corrected"].line.color == ORANGE
+    of_ordinary = {trace.name: trace for trace in fsc_plot(bare()).figure.data}
+    claimed = of_ordinary["masked after the shell filter"]
+    np.testing.assert_allclose(claimed.y, a.calibrated.smoothed[valid], atol=1e-6)
+    assert (claimed.line.color, of_ordinary["corrected"].line.color) == (BLUE, ORANGE)
     hover = curves[""]
     np.testing.assert_allclose(hover.customdata, 1 / hover.x, rtol=1e-5)
     assert "customdata" in hover.hovertemplate
@@ -414,9 +456,16 @@ def test_page_says_what_is_known_of_the_run(page: str) -> None:
         assert words in page, words
 
 
+def test_linear_half_maps_that_were_given_are_named_as_the_user_names_them() -> None:
+    given = RunFacts(summary={"maps": {"linear": ["/data/run/half1_unfil.mrc", "/data/run/half2_unfil.mrc"]}})
+    page = report_page(example(), given)
+    assert "half1_unfil.mrc and half2_unfil.mrc: unmasked" in page
+    assert "linear_half1.mrc" not in page
+
+
 def test_what_is_absent_from_the_data_is_absent_from_the_page_with_a_reason() -> None:
     reasons = {
-        "local": "Local resolution was not computed: the valid range is too short for its window.",
+        "local": "too narrow to tell so few shells apart",
         "directional": "Directions were not compared.",
         "orientations": "No particle file was given, so the distribution of views is not known.",
         "likelihood": "The maps were not made here, so there are no held-out particles to judge them by.",
@@ -498,7 +547,7 @@ def test_fsc_xml_is_the_claimed_curve_up_to_its_validity() -> None:
     np.testing.assert_allclose(x, SHELLS[1 : last + 1] / (BOX * PIXEL_A), atol=1e-6)
     np.testing.assert_allclose(y, np.minimum(a.calibrated.smoothed[1 : last + 1], 1), atol=1e-6)
     assert fsc_xml(without_claim()) is None
-    assert "calibrated" not in str(fsc_xml(bare()))
+    assert 'title="gem3d FSC, masked after the shell filter"' in str(fsc_xml(bare()))
 
 
 def test_chimerax_script_opens_files_beside_it_as_the_report_shows_them() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gem3d.assess import ResolutionClaim
-from gem3d.assess.claim import END_OF_DATA
+from gem3d.assess.claim import ends_with_the_data
 from gem3d.fit.result import Fit
 from gem3d.progress import Reporter
 from gem3d.refine.result import Refinement
@@ -57,8 +57,8 @@ def describe_claim(claim: ResolutionClaim, *, limited: bool = False) -> str:
         return f"none claimed: {claim.reason}"
     number = f"{claim.resolution_A:.2f} A" if claim.resolution_A is not None else "interval only"
     reason = claim.reason
-    if limited and reason is not None and reason.endswith(END_OF_DATA):
-        reason += ": --max-resolution"
+    if limited and ends_with_the_data(claim):
+        reason = f"{reason}: --max-resolution"
     note = "" if reason is None else f" ({reason})"
     return f"{number}, 90 % interval {low_A} to {high_A} A{note}"
 

@@ -90,8 +90,10 @@ def _beside(a: Assessment) -> str:
 
 def _tiles(a: Assessment) -> Iterator[tuple[str, str]]:
     if not a.has_linear:
-        found = a.half.resolution.resolution_A
-        yield "masked, corrected by random phases", "no crossing" if found is None else f"{found:.2f} A"
+        found = a.half.resolution
+        why = (found.reason or "").partition(" (")[0]
+        number = why if found.resolution_A is None else f"{found.resolution_A:.2f} A"
+        yield "masked, corrected by random phases", number
     if a.local is not None:
         low, high = a.local.quartiles_A
         yield "local, median (quartiles)", f"{a.local.median_A:.1f} A ({low:.1f} to {high:.1f})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from gem3d.assess import FSC_THRESHOLD
+from gem3d.assess.local_resolution import WINDOW_LIMITS_A
 from gem3d.assessment import PREFERRED_ORIENTATION_CFAR, Assessment
 from gem3d.report import density_plots, direction_plots, fsc_plots, run_plots
 from gem3d.report.chimerax import shown_map
@@ -111,7 +112,9 @@ def _local(a: Assessment) -> tuple[Part, ...]:
             _without(
                 a,
                 "look for in parts of the map",
-                "Local resolution was not computed: the valid range is too short for its window.",
+                f"Local resolution was not computed: the valid range ends at shell {a.calibrated.valid_up_to_shell}, "
+                f"and a window of {WINDOW_LIMITS_A[1]:.0f} A and a quarter of the box at most is too narrow to tell "
+                "so few shells apart.",
             ),
         )
     local = a.local

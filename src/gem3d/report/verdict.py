@@ -197,11 +197,9 @@ def _masks(a: Assessment) -> list[Finding]:
     if not tight:
         return []
     text = (
-        f"The mask is too tight for the ordinary FSC of the {' and '.join(tight)}: with random phases it alone makes "
-        f"a correlation above {TIGHT_MASK_FSC:g} at their resolution. "
-    )
-    text += (
-        "What is claimed is masked after the shell filter and hardly affected; the others need a softer mask."
+        f"The mask is too tight for the masked and corrected curves of the {' and '.join(tight)}: with random phases "
+        f"it alone makes a correlation above {TIGHT_MASK_FSC:g} at their resolution. The claim is masked after the "
+        "shell filter and hardly affected; give a softer mask to read the others."
     )
     return [Finding("warning", text)]
 
