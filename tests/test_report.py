@@ -20,14 +20,16 @@ from gem3d.assess.overfit import LikelihoodGain
 from gem3d.assess.shells import Curve
 from gem3d.assess.sphere import half_sphere
 from gem3d.assessment import Assessment
-from gem3d.report import RunFacts, chimerax_script, fsc_xml, report_page, verdict, write_report
+from gem3d.report import RunFacts, write_report
+from gem3d.report.chimerax import chimerax_script
 from gem3d.report.direction_plots import on_disc
+from gem3d.report.emdb import fsc_xml
 from gem3d.report.fsc_plots import fsc_plot
 from gem3d.report.local_plots import colour_range_A
-from gem3d.report.page import typeset
+from gem3d.report.page import report_page, typeset
 from gem3d.report.style import BLUE, ORANGE, TICKS_A, resolution_axis
 from gem3d.report.surface import contour_level, enclosed_kDa, isosurface, local_at
-from gem3d.report.verdict import SHARED_ERRORS
+from gem3d.report.verdict import SHARED_ERRORS, verdict
 from report_example import BOX, PIXEL_A, example, example_facts
 
 LAST = BOX // 2

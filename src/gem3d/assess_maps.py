@@ -11,7 +11,6 @@ import numpy as np
 
 from gem3d import run_directory
 from gem3d.assess import automatic_mask
-from gem3d.assess.sharpening import LARGEST_BFACTOR_A2
 from gem3d.assess.shells import (
     FloatVolume,
     fourier_transform,
@@ -22,13 +21,14 @@ from gem3d.assess.shells import (
 from gem3d.assessment import Assessment, Reference, assess_half_maps
 from gem3d.assessment_files import describe_assessment, write_assessment
 from gem3d.compare import common_pixel_size_A
-from gem3d.errors import Gem3dWarning, MapError, SettingsError, warn
+from gem3d.errors import Gem3dWarning, MapError, warn
 from gem3d.inputs import background_diameter_A, measuring_mask
-from gem3d.maps import Map, read_cube
+from gem3d.maps import Map, read_cube, write_map
 from gem3d.particles import Particles, read_particles
 from gem3d.progress import Reporter
 from gem3d.reference_map import read_reference
 from gem3d.report import RunFacts, write_report
+from gem3d.settings import check_bfactor
 from gem3d.summary import describe_effort, describe_program
 
 # Two maps that correlate by more than this, over all voxels, are one map, scaled or not: the half maps of a
@@ -100,8 +100,7 @@ def assess_maps(
     """
     reporter = Reporter(quiet=quiet)
     with reporter.recording():
-        if bfactor_A2 is not None and not abs(bfactor_A2) <= LARGEST_BFACTOR_A2:
-            raise SettingsError(f"--bfactor {bfactor_A2:g}: give up to {LARGEST_BFACTOR_A2:g} A^2 either way")
+        check_bfactor(bfactor_A2)
         run_directory.refuse_inputs(out, *files.all)
         run_directory.check(out, overwrite=overwrite)
         with reporter.stage("read maps"):
@@ -125,6 +124,7 @@ def assess_maps(
         # Those of a reconstruction that are not made here stay: nothing else could make them again.
         made_here = run_directory.ASSESSMENT_RESULTS + run_directory.REFERENCE_RESULTS
         run_directory.remove_results(out, made_here)
+        write_map(out / "map_unfiltered.mrc", assessment.map_unfiltered, given.pixel_size_A)
         write_assessment(out, assessment)
         summary = {
             **describe_program(),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gem3d.assess.calibration import CalibratedFSC, calibrated_fsc
 from gem3d.assess.claim import ResolutionClaim
 from gem3d.assess.directional import DirectionalFSC, directional_fsc
-from gem3d.assess.local_curves import local_curves
+from gem3d.assess.local_curves import LocalCurves, local_curves
 from gem3d.assess.local_filter import filter_locally
 from gem3d.assess.local_resolution import LocalResolution, local_resolution, window_for
 from gem3d.assess.orientations import OrientationDistribution, orientation_distribution
@@ -148,7 +148,13 @@ def assess_half_maps(
                 f"read the {'calibrated one' if linear else 'one masked after the shell filter'}, or give a softer "
                 "--mask"
             )
-        sharpened, guinier = _sharpen(final, calibrated, claim, pixel_size_A, bfactor_A2)
+        limit_A, weight = claim.estimate_A, calibrated.final_map_weight
+        sharpened, guinier, b = final, None, bfactor_A2
+        if limit_A is not None:
+            # Weighted per shell by the regression on the truth, and the decay undone, up to the claimed resolution.
+            guinier = guinier_bfactor(final, pixel_size_A, high_A=limit_A, shell_weights=weight)
+            b = guinier.bfactor_A2 if bfactor_A2 is None else bfactor_A2
+            sharpened = sharpen_and_weight(final, pixel_size_A, b, shell_weights=weight, resolution_A=limit_A)
         compared = None
         if reference is not None:
             compared = compare_with_reference(
@@ -157,22 +163,25 @@ def assess_half_maps(
                 mask,
                 pixel_size_A,
                 name=reference.name,
-                low_pass_A=claim.estimate_A or 2 * pixel_size_A,
+                low_pass_A=limit_A or 2 * pixel_size_A,
                 last_shell=box_size // 2 if last_shell is None else last_shell,
             )
 
     local, map_local, directional, slices = None, None, None, None
-    end, limit_A = calibrated.valid_up_to_shell, claim.estimate_A
-    if limit_A is not None and end is not None:
+    end = calibrated.valid_up_to_shell
+    limit_shell = None if limit_A is None else round(box_size * pixel_size_A / limit_A)
+    if limit_shell is not None and end is not None:
+        limit_shell = min(limit_shell, end)
         with reporter.stage("local resolution") as report:
-            b = guinier.bfactor_A2 if guinier is not None and bfactor_A2 is None else bfactor_A2
-            local, map_local = _locally(
-                half_maps, linear, mask, pixel_size_A, final_map, calibrated, b, report
+            curves = _local_curves(
+                half_maps, linear, mask, pixel_size_A, final_map, calibrated, limit_shell, report
             )
+            if curves is not None:
+                local = local_resolution(curves, mask, pixel_size_A)
+                map_local = filter_locally(final, mask, curves, pixel_size_A, b)
         with reporter.stage("directions"):
             directional = directional_fsc(*half_maps, mask, pixel_size_A, linear=linear, last_shell=end)
-            last = min(round(box_size * pixel_size_A / limit_A), end)
-            slices = slice_correlation(*half_maps, mask, last_shell=last)
+            slices = slice_correlation(*half_maps, mask, last_shell=limit_shell)
             if directional.cfar < PREFERRED_ORIENTATION_CFAR:
                 warn(
                     f"{ORIENTATION_WARNING}: the map is much better along some directions than along others (cFAR "
@@ -180,8 +189,7 @@ def assess_half_maps(
                 )
     orientations = None
     if rotations is not None:
-        shell = None if limit_A is None else max(round(box_size * pixel_size_A / limit_A), 1)
-        orientations = orientation_distribution(rotations, box_size, shell=shell)
+        orientations = orientation_distribution(rotations, box_size, shell=limit_shell)
     return Assessment(
         pixel_size_A=pixel_size_A,
         calibrated=calibrated,
@@ -194,7 +202,7 @@ def assess_half_maps(
         map_local=map_local,
         guinier=guinier,
         amplitude=shell_amplitudes(final),
-        weight=calibrated.final_map_weight,
+        weight=weight,
         local=local,
         directional=directional,
         slices=slices,
@@ -204,26 +212,25 @@ def assess_half_maps(
     )
 
 
-def _locally(
+def _local_curves(
     half_maps: tuple[FloatVolume, FloatVolume],
     linear: tuple[FloatVolume, FloatVolume] | None,
     mask: FloatVolume,
     pixel_size_A: float,
     final_map: FloatVolume | None,
     calibrated: CalibratedFSC,
-    bfactor_A2: float | None,
+    limit_shell: int,
     report: Callable[[int, int], None],
-) -> tuple[LocalResolution | None, FloatVolume | None]:
-    """Local resolution and the map filtered to it; None where the valid shells are too few for the window."""
+) -> LocalCurves | None:
+    """Curves in the window that suits the claim, at `limit_shell`; None where the valid shells are too few for it."""
     box_size, end, limit_A = len(mask), calibrated.valid_up_to_shell, calibrated.claim.estimate_A
     assert end is not None
     assert limit_A is not None
-    box_A = box_size * pixel_size_A
-    linear_fsc = float(calibrated.fsc_linear[min(round(box_A / limit_A), end)])
+    linear_fsc = float(calibrated.fsc_linear[limit_shell])
     window_A = window_for(limit_A, linear_fsc, pixel_size_A, box_size)
-    if end < FEWEST_WINDOWS * box_A / window_A:
-        return None, None
-    curves = local_curves(
+    if end < FEWEST_WINDOWS * box_size * pixel_size_A / window_A:
+        return None
+    return local_curves(
         *half_maps,
         mask,
         pixel_size_A,
@@ -233,27 +240,3 @@ def _locally(
         final_map=final_map,
         progress=report,
     )
-    final = np.asarray(
-        (half_maps[0] + half_maps[1]) / 2 if final_map is None else final_map, dtype=np.float32
-    )
-    local = local_resolution(curves, mask, pixel_size_A)
-    return local, filter_locally(final, mask, curves, pixel_size_A, bfactor_A2)
-
-
-def _sharpen(
-    unfiltered: FloatVolume,
-    calibrated: CalibratedFSC,
-    claim: ResolutionClaim,
-    pixel_size_A: float,
-    bfactor_A2: float | None,
-) -> tuple[FloatVolume, GuinierFit | None]:
-    """Weight per shell by the regression on the truth and undo the decay, up to the claimed resolution."""
-    limit_A = claim.estimate_A
-    if limit_A is None:
-        return unfiltered, None
-    weights = calibrated.final_map_weight
-    guinier = guinier_bfactor(unfiltered, pixel_size_A, high_A=limit_A, shell_weights=weights)
-    b = guinier.bfactor_A2 if bfactor_A2 is None else bfactor_A2
-    return sharpen_and_weight(
-        unfiltered, pixel_size_A, b, shell_weights=weights, resolution_A=limit_A
-    ), guinier

@@ -23,7 +23,9 @@ DIRECTION_COLUMNS = ("x", "y", "z", "resolution_A", "fsc_area")
 
 
 def write_assessment(out: Path, a: Assessment) -> None:
-    """Write the maps, curves and values of an assessment; the report is written by `gem3d.report`.
+    """Write the maps, curves and values of an assessment, all but the unfiltered map that it started from.
+
+    The report is written by `gem3d.report`.
 
     Raises
     ------
@@ -31,7 +33,6 @@ def write_assessment(out: Path, a: Assessment) -> None:
     """
     for name, values in (
         ("map.mrc", a.map),
-        ("map_unfiltered.mrc", a.map_unfiltered),
         ("map_local.mrc", a.map_local),
         ("local_resolution.mrc", None if a.local is None else a.local.values_A),
         ("mask.mrc", a.mask),

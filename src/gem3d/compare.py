@@ -41,9 +41,7 @@ def compare_maps(
         lines.append(f"{shell},{f'{box * pixel_A / shell:.3f}' if shell else ''},{value:.4f}")
     for threshold in (0.5, 0.143):
         found = resolution_at(curve, threshold, pixel_A, box)
-        lines.append(
-            f"# FSC {threshold}: {f'{found.resolution_A:.2f} A' if found.resolution_A else found.reason}"
-        )
+        lines.append(f"# FSC {threshold}: {found.words}")
     return "\n".join(lines) + "\n"
 
 

@@ -71,11 +71,10 @@ def demo(
     mask = automatic_mask(truth, pixel_size_A)
     curve = fourier_shell_correlation(result.assessment.map_unfiltered, truth, mask)
     found = resolution_at(curve, 0.5, pixel_size_A, box_size_px)
-    agreement = f"{found.resolution_A:.2f} A" if found.resolution_A else found.reason
     verdict = (
         f"maps:              {out / 'reconstruction'}\n"
         f"truth:             {made.truth}\n"
-        f"map against truth: FSC 0.5 at {agreement} (final map, known only in a simulation)\n"
+        f"map against truth: FSC 0.5 at {found.words} (final map, known only in a simulation)\n"
         f"claimed from data: {result.summary['resolution']['claim']} (calibrated FSC 0.143, half maps)"
     )
     return DemoResult(result, out / "reconstruction", verdict)

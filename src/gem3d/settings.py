@@ -130,10 +130,18 @@ class ReconstructSettings:
         ):
             if value is not None and not 0 < value < math.inf:
                 raise SettingsError(f"{option} {value:g}: give a positive number of A")
-        if self.bfactor_A2 is not None and not abs(self.bfactor_A2) <= LARGEST_BFACTOR_A2:
-            raise SettingsError(
-                f"--bfactor {self.bfactor_A2:g}: give up to {LARGEST_BFACTOR_A2:g} A^2 either way"
-            )
+        check_bfactor(self.bfactor_A2)
+
+
+def check_bfactor(bfactor_A2: float | None) -> None:
+    """Refuse a B factor that no map has.
+
+    Raises
+    ------
+    SettingsError
+    """
+    if bfactor_A2 is not None and not abs(bfactor_A2) <= LARGEST_BFACTOR_A2:
+        raise SettingsError(f"--bfactor {bfactor_A2:g}: give up to {LARGEST_BFACTOR_A2:g} A^2 either way")
 
 
 @helped_by_docstrings

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gem3d.assess import Crossing
+
 Row = tuple[str, str]
 """A name and what to say; without a name it goes on with the line above."""
 
@@ -74,8 +76,6 @@ def _print(out: Path, rows: Sequence[Row]) -> None:
 
 def _resolution_rows(summary: dict[str, Any]) -> list[Row]:
     resolution = summary["resolution"]
-    masked = resolution["masked"]
-    ordinary = f"{masked['resolution_A']:.2f} A" if masked["resolution_A"] else masked["reason"]
     calibrated = "calibrated" in resolution
     rows = [
         ("resolution", resolution["claim"]),
@@ -88,12 +88,11 @@ def _resolution_rows(summary: dict[str, Any]) -> list[Row]:
     ]
     if calibrated:
         rows += [
-            ("ordinary FSC", ordinary),
+            ("ordinary FSC", _crossing(resolution["masked"])),
             ("", "masked half maps, FSC 0.143; optimistic, as the maps have a prior"),
         ]
     else:
-        corrected = resolution["corrected"]
-        found = f"{corrected['resolution_A']:.2f} A" if corrected["resolution_A"] else corrected["reason"]
+        found = _crossing(resolution["corrected"])
         rows.append(("corrected", f"{found} (masked first, corrected by random phases, FSC 0.143)"))
     local, directions, reference = (summary[key] for key in ("local_resolution", "directions", "reference"))
     if local is not None:
@@ -104,10 +103,12 @@ def _resolution_rows(summary: dict[str, Any]) -> list[Row]:
         shape = "" if sphericity is None else f", sphericity {sphericity:.2f}"
         rows.append(("directions", f"cFAR {directions['cfar']:.2f}{shape}"))
     if reference is not None:
-        found = reference["fsc_0.5"]
-        crossing = f"{found['resolution_A']:.2f} A" if found["resolution_A"] else found["reason"]
-        rows.append(("against", f"{reference['name']}: FSC 0.5 at {crossing}"))
+        rows.append(("against", f"{reference['name']}: FSC 0.5 at {_crossing(reference['fsc_0.5'])}"))
     return rows
+
+
+def _crossing(found: dict[str, Any]) -> str:
+    return Crossing(**found).words
 
 
 def _refined_rows(summary: dict[str, Any]) -> list[Row]:

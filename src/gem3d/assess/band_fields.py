@@ -60,17 +60,17 @@ class Window:
         return Window(size, part(*self.z), part(*self.y), part(*self.x))
 
     @classmethod
-    def around(cls, weights: Sequence[FloatVolume]) -> Window:
-        """The smallest one that holds every positive voxel of the weights."""
-        size = len(weights[0])
-        boxes = [support_box(weight, 0) for weight in weights if np.any(weight > 0)]
-        if not boxes:
-            return cls(size, (0, 1), (0, 1), (0, 1))
-        ends = [
-            (min(start[a] for start, _ in boxes), max(start[a] + shape[a] for start, shape in boxes))
-            for a in range(3)
-        ]
-        return cls(size, ends[0], ends[1], ends[2])
+    def whole(cls, size: int) -> Window:
+        """Every voxel of a grid."""
+        return cls(size, (0, size), (0, size), (0, size))
+
+    @classmethod
+    def around(cls, weight: FloatVolume) -> Window:
+        """The smallest one that holds every positive voxel of a weight."""
+        if not np.any(weight > 0):
+            return cls(len(weight), (0, 1), (0, 1), (0, 1))
+        z, y, x = ((start, start + n) for start, n in zip(*support_box(weight, 0), strict=True))
+        return cls(len(weight), z, y, x)
 
 
 class BandFields:
@@ -88,7 +88,6 @@ class BandFields:
         self, maps: Sequence[FloatVolume], window: Window, bandwidth: int, *, full_grid: bool = False
     ) -> None:
         self.box_size = window.size
-        self.n_maps = len(maps)
         self._window, self._bandwidth, self._full_grid = window, bandwidth, full_grid
         self._spectra = [spectrum_of(volume) for volume in maps]
         self._grid: _Grid | None = None
@@ -184,6 +183,18 @@ def spectrum_of(volume: FloatVolume) -> torch.Tensor:
     """Half spectrum of a map over its number of voxels, so that an inverse transform is a plain sum."""
     spectrum: torch.Tensor = torch.fft.rfftn(as_tensor(volume)).div_(volume.size)
     return spectrum
+
+
+def inverse_of(half_spectrum: torch.Tensor, size: int) -> torch.Tensor:
+    """Sum over frequencies of a half spectrum times exp(2 pi i q.r / size), no 1/N."""
+    values = half_spectrum.to(torch.complex64)
+    field: torch.Tensor = torch.fft.irfftn(values, s=(size, size, size), norm="forward")
+    return field
+
+
+def sampled(half_spectrum: torch.Tensor, box_size: int, window: Window) -> torch.Tensor:
+    """The volume of a half spectrum at the voxels of a window, which may be of a coarser grid."""
+    return inverse_of(crop(half_spectrum, box_size, window.size), window.size)[window.voxels].contiguous()
 
 
 def crop(half_spectrum: torch.Tensor, box_size: int, size: int) -> torch.Tensor:

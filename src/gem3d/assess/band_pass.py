@@ -14,7 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d.assess.band_fields import Band, BandFields, Window, bandwidth, crop, spectrum_of
+from gem3d.assess.band_fields import (
+    Band,
+    BandFields,
+    Window,
+    bandwidth,
+    crop,
+    inverse_of,
+    sampled,
+    spectrum_of,
+)
 from gem3d.assess.shells import Curve, FloatVolume, check_same_box
 
 BAND_SIGMA_SHELLS = 0.7
@@ -60,7 +69,7 @@ def band_passed_products(
     n_shells = (box_size // 2 if last_shell is None else last_shell) + 1
     weight_spectrum = spectrum_of(weight)
     fields = BandFields(
-        maps, Window.around([weight]), bandwidth(weight_spectrum, box_size), full_grid=full_grid
+        maps, Window.around(weight), bandwidth(weight_spectrum, box_size), full_grid=full_grid
     )
     products = np.zeros((n_shells, len(maps), len(maps)))
     sizes = [fields.grid_size(shell + BAND_CUTOFF_SHELLS) for shell in range(n_shells)]
@@ -70,7 +79,7 @@ def band_passed_products(
         if sizes[shell] != size:
             size = sizes[shell]
             window = fields.window_of(shell + BAND_CUTOFF_SHELLS)
-            on_grid = _inverse(crop(weight_spectrum, box_size, size), size)[window.voxels].flatten(1)
+            on_grid = sampled(weight_spectrum, box_size, window).flatten(1)
         for planes, values in fields.planes(shell_band(shell), shell + BAND_CUTOFF_SHELLS):
             flat = values.flatten(2)
             # One product a plane in float32, the planes summed in float64.
@@ -107,8 +116,8 @@ def effective_number(weight: FloatVolume, band_power: NDArray[np.floating]) -> f
     """
     size = weight.shape[0]
     spectrum = spectrum_of(weight)
-    autocorrelation = _inverse(spectrum.abs() ** 2, size)
-    p = _inverse(torch.as_tensor(np.asarray(band_power, dtype=np.float32)), size)
+    autocorrelation = inverse_of(spectrum.abs() ** 2, size)
+    p = inverse_of(torch.as_tensor(np.asarray(band_power, dtype=np.float32)), size)
     # sum_q |What|^2 (P * P) is the mean of autocorrelation(W) p(r)^2.
     denominator = 2 * float((autocorrelation * p * p).mean(dtype=torch.float64))
     if denominator <= 0:
@@ -129,7 +138,7 @@ def effective_numbers(weight: FloatVolume, n_shells: int) -> Curve:
         return numbers
     small = min(size, 4 * (EXACT_SHELLS + int(BAND_CUTOFF_SHELLS) + 1))
     small_spectrum = crop(spectrum, size, small)
-    small_weight = _inverse(small_spectrum, small).numpy()
+    small_weight = inverse_of(small_spectrum, small).numpy()
     full = torch.fft.fftfreq(small, 1.0 / small)
     radius = (full[:, None, None] ** 2 + full[:, None] ** 2 + torch.arange(small // 2 + 1.0) ** 2).sqrt()
     for shell in range(min(EXACT_SHELLS, n_shells)):
@@ -137,7 +146,7 @@ def effective_numbers(weight: FloatVolume, n_shells: int) -> Curve:
     if n_shells <= EXACT_SHELLS:
         return numbers
 
-    autocorrelation = _inverse(spectrum.abs() ** 2, size)
+    autocorrelation = inverse_of(spectrum.abs() ** 2, size)
     lag = torch.fft.fftfreq(size, 1.0 / size)
     squared = lag[:, None] ** 2 + lag**2
     n_bins = int(np.sqrt(3) * size / 2 / RADIAL_STEP_VOXELS) + 2
@@ -154,10 +163,3 @@ def effective_numbers(weight: FloatVolume, n_shells: int) -> Curve:
         numbers[shell] = 1 / float(sums.numpy() @ p**2)
     numbers[EXACT_SHELLS:] *= size**3 * float(spectrum[0, 0, 0].real) ** 2 / 2
     return numbers
-
-
-def _inverse(half_spectrum: torch.Tensor, size: int) -> torch.Tensor:
-    """Sum over frequencies of a half spectrum times exp(2 pi i q.r / size), no 1/N."""
-    values = half_spectrum.to(torch.complex64)
-    field: torch.Tensor = torch.fft.irfftn(values, s=(size, size, size), norm="forward")
-    return field

@@ -59,6 +59,11 @@ class Crossing:
     reason: str | None
     shell: float | None = None
 
+    @property
+    def words(self) -> str:
+        """The resolution, or why there is none."""
+        return f"{self.resolution_A:.2f} A" if self.resolution_A is not None else str(self.reason)
+
 
 def resolution_at(
     curve: Curve, threshold: float, pixel_size_A: float, box_size: int, *, first_shell: int = 1

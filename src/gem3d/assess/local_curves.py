@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d.assess.band_fields import Band, BandFields, Window, bandwidth, crop, spectrum_of
+from gem3d.assess.band_fields import Band, BandFields, Window, bandwidth, sampled, spectrum_of
 from gem3d.assess.shells import (
     Curve,
     FloatVolume,
@@ -97,13 +97,14 @@ def local_curves(
     factor = whitening_factor(b1 + b2, last_shell)
     maps = [half1, half2, *(linear or ()), *(() if final_map is None else (final_map,))]
     weight = np.square(mask)
-    window = Window.around([weight])
+    weight_spectrum = spectrum_of(weight)
+    window = Window.around(weight)
     fields = BandFields(
-        [filtered(volume, factor) for volume in maps], window, bandwidth(spectrum_of(weight), box_size)
+        [filtered(volume, factor) for volume in maps], window, bandwidth(weight_spectrum, box_size)
     )
     step = window_A / pixel_size_A / STEPS_PER_WINDOW
     positions = (_points(*window.z, step), _points(*window.y, step), _points(*window.x, step))
-    sums = _Sums(fields, weight, positions, own_voxels)
+    sums = _Sums(fields, weight_spectrum, window, positions, own_voxels)
     # What counts is the number of independent values, (sum W)^2 / sum W^2 of that of a whole Gaussian.
     inside = sums.of(weight, own_voxels)
     squared = sums.of(np.square(weight), own_voxels / np.sqrt(2))
@@ -179,14 +180,14 @@ class _Sums:
     def __init__(
         self,
         fields: BandFields,
-        weight: FloatVolume,
+        weight_spectrum: torch.Tensor,
+        window: Window,
         positions: tuple[Curve, Curve, Curve],
         sigma_voxels: float,
     ) -> None:
         self._fields, self._positions, self._sigma = fields, positions, sigma_voxels
-        self._box_size = len(weight)
-        self._window = Window.around([weight])
-        self._spectrum = spectrum_of(weight)
+        self._weight_spectrum, self._window = weight_spectrum, window
+        self._box_size = window.size
         self._size = 0
 
     def of(self, volume: FloatVolume, sigma_voxels: float) -> NDArray[np.float64]:
@@ -200,9 +201,7 @@ class _Sums:
         window = self._fields.window_of(last)
         if window.size != self._size:
             self._size = window.size
-            cropped = crop(self._spectrum, self._box_size, window.size)
-            whole = torch.fft.irfftn(cropped, s=(window.size,) * 3, norm="forward")
-            self._weight = whole[window.voxels].contiguous()
+            self._weight = sampled(self._weight_spectrum, self._box_size, window)
             self._matrices = self._windows(window, self._sigma)
         to_z, to_y, to_x = self._matrices
         total = torch.zeros(len(pairs), *(len(axis) for axis in self._positions), dtype=torch.float64)

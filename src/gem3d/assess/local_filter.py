@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
-from gem3d.assess.band_fields import BandFields, Window
+from gem3d.assess.band_fields import Band, BandFields, Window
 from gem3d.assess.calibration import LARGEST_REGRESSION_WEIGHT
 from gem3d.assess.local_curves import LocalCurves
 from gem3d.assess.local_resolution import crossing_shells, known_everywhere, to_voxels
@@ -37,7 +35,7 @@ def filter_locally(
     centres = curves.centres_shells
     spacing = float(centres[1] - centres[0])
     limit = known_everywhere(crossing_shells(curves), curves)
-    window = Window.around([mask])
+    window = Window.around(mask)
     fields = BandFields([volume], window, 0, full_grid=True)
     inside = torch.zeros([stop - start for start, stop in (window.z, window.y, window.x)])
     for i, centre in enumerate(centres):
@@ -48,7 +46,7 @@ def filter_locally(
         )
         if not weight.any():
             continue
-        everywhere = torch.from_numpy(to_voxels(weight, curves, box_size)[window.voxels])
+        everywhere = torch.from_numpy(to_voxels(weight, curves, window))
         band = _triangle(float(centre), spacing, i == 0, (bfactor_A2 or 0.0) / (box_size * pixel_size_A) ** 2)
         for planes, values in fields.planes(band, float(centre) + spacing):
             inside[planes] += values[0] * everywhere[planes]
@@ -57,9 +55,7 @@ def filter_locally(
     return filtered
 
 
-def _triangle(
-    centre: float, spacing: float, is_first: bool, bfactor_shells2: float
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def _triangle(centre: float, spacing: float, is_first: bool, bfactor_shells2: float) -> Band:
     def band(radius: torch.Tensor) -> torch.Tensor:
         rise = torch.ones_like(radius) if is_first else (radius - centre) / spacing + 1
         fall = (centre - radius) / spacing + 1

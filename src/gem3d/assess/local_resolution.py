@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from gem3d.assess.band_fields import Window
 from gem3d.assess.fsc import FSC_THRESHOLD
 from gem3d.assess.local_curves import LocalCurves, values_in_window
 from gem3d.assess.shells import Curve, FloatVolume
@@ -78,7 +79,9 @@ def local_resolution(
     """
     box_size = len(mask)
     box_A = box_size * pixel_size_A
-    shells = to_voxels(known_everywhere(crossing_shells(curves, threshold), curves), curves, box_size)
+    shells = to_voxels(
+        known_everywhere(crossing_shells(curves, threshold), curves), curves, Window.whole(box_size)
+    )
     values_A = (box_A / shells).astype(np.float32)
     inside = values_A[mask > 0.5]
     first, median, third = (float(q) for q in np.percentile(inside, (25, 50, 75)))
@@ -121,17 +124,20 @@ def known_everywhere(values: NDArray[np.float64], curves: LocalCurves) -> NDArra
     return filled
 
 
-def to_voxels(values: NDArray[np.float64], curves: LocalCurves, box_size: int) -> NDArray[np.float32]:
-    """Values at the points interpolated linearly to all voxels, `(D, D, D)`; constant beyond the outermost."""
-    along_z, along_y, along_x = (_interpolation(axis, box_size) for axis in curves.positions)
+def to_voxels(values: NDArray[np.float64], curves: LocalCurves, window: Window) -> NDArray[np.float32]:
+    """Values at the points interpolated linearly to the voxels of a window; constant beyond the outermost points."""
+    along_z, along_y, along_x = (
+        _interpolation(points, *voxels)
+        for points, voxels in zip(curves.positions, (window.z, window.y, window.x), strict=True)
+    )
     planes = np.einsum("Yy,zyx,Xx->zYX", along_y, values.astype(np.float32), along_x, optimize=True)
     volume: NDArray[np.float32] = np.tensordot(along_z, planes, axes=(1, 0)).astype(np.float32)
     return volume
 
 
-def _interpolation(points: Curve, box_size: int) -> NDArray[np.float32]:
-    """Weights `(box_size, points)` of linear interpolation."""
-    place = np.clip((np.arange(box_size) - points[0]) / (points[1] - points[0]), 0, len(points) - 1)
+def _interpolation(points: Curve, start: int, stop: int) -> NDArray[np.float32]:
+    """Weights `(voxels, points)` of linear interpolation."""
+    place = np.clip((np.arange(start, stop) - points[0]) / (points[1] - points[0]), 0, len(points) - 1)
     weights = np.clip(1 - np.abs(place[:, None] - np.arange(len(points))), 0, 1)
     rows: NDArray[np.float32] = weights.astype(np.float32)
     return rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gem3d.assess.shells import Curve, FloatVolume, check_same_box, fourier_transform
+from gem3d.assess.shells import Curve, FloatVolume, check_same_box, fourier_transform, ratio
 
 ELEVATION_STEP_DEG = 5.0
 AZIMUTH_STEP_DEG = 10.0
@@ -66,8 +66,7 @@ def slice_correlation(
     plane = _half_plane(last_shell)
     sums = np.array([_slice_sums(products, plane, n, box_size, last_shell) for n in normals.reshape(-1, 3)])
     cross, power_a, power_b = sums.T.reshape(3, *elevation.shape)
-    norm = np.sqrt(power_a * power_b)
-    values = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+    values = ratio(cross, np.sqrt(power_a * power_b))
     mean = float(np.average(values, weights=np.cos(elevation)))
     variance = float(np.average((values - mean) ** 2, weights=np.cos(elevation)))
     return SliceCorrelation(elevation_deg, azimuth_deg, values, mean, float(np.sqrt(variance)), last_shell)

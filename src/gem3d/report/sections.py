@@ -64,7 +64,7 @@ def _resolution(a: Assessment) -> tuple[Part, ...]:
         found = a.reference.crossing
         rows: list[tuple[str, str]] = [
             ("reference", a.reference.name),
-            ("FSC 0.5, masked", f"{found.resolution_A:.2f} A" if found.resolution_A else str(found.reason)),
+            ("FSC 0.5, masked", found.words),
             (
                 f"correlation inside the mask at {a.reference.low_pass_A:.1f} A",
                 f"{a.reference.correlation:.3f}",

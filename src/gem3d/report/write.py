@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gem3d.assessment import Assessment
-from gem3d.report.chimerax import chimerax_script
 from gem3d.report.emdb import fsc_xml
 from gem3d.report.facts import RunFacts
-from gem3d.report.page import report_page
 from gem3d.run_directory import write_text
 
 PAGE, SCRIPT, CURVE = REPORT_FILES = ("report.html", "view.cxc", "fsc.xml")
@@ -21,6 +19,10 @@ def write_report(out: Path, assessment: Assessment, facts: RunFacts | None = Non
     ------
     RunDirectoryError: the folder cannot be written.
     """
+    # Plotting libraries, which no command needs before.
+    from gem3d.report.chimerax import chimerax_script
+    from gem3d.report.page import report_page
+
     write_text(out / PAGE, report_page(assessment, facts or RunFacts()))
     write_text(out / SCRIPT, chimerax_script(assessment))
     curve = fsc_xml(assessment)
