@@ -40,6 +40,7 @@ def particle_set(source, stacks, stack_index, image_index, box_size_px=0):
         micrograph_index=np.zeros(len(stack_index), np.int32),
         stack_index=np.asarray(stack_index, np.int32),
         image_index=np.asarray(image_index, np.int32),
+        source_row=np.arange(len(image_index), dtype=np.int32),
         stacks=tuple(map(str, stacks)),
         optics=(OpticsGroup("one", 1.5, box_size_px, 300.0, 2.7, 0.1),),
         source=Path(source),

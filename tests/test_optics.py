@@ -34,6 +34,7 @@ def one_particle(**changes: Any) -> Particles:
         micrograph_index=np.zeros(1, np.int32),
         stack_index=np.zeros(1, dtype=np.int32),
         image_index=np.zeros(1, dtype=np.int32),
+        source_row=np.zeros(1, dtype=np.int32),
         stacks=("a.mrcs",),
         optics=(OpticsGroup("one", 1.2, 64, 300.0, 2.7, 0.1),),
         source=Path("a.star"),

@@ -29,6 +29,7 @@ def example(n=5, seed=0, half_sets=True, groups=2, box_size_px=64):
         micrograph_index=np.arange(n, dtype=np.int32) % 2,
         stack_index=np.arange(n, dtype=np.int32) % 2,
         image_index=rng.integers(0, 1000, n).astype(np.int32),
+        source_row=np.arange(n, dtype=np.int32),
         stacks=("particles.mrcs", "with a blank/particles.mrcs"),
         optics=tuple(
             OpticsGroup(f"group {i}", 1.1 + i / 3, box_size_px, 300.0 - i, 2.7, 0.1 + i / 7)
@@ -39,7 +40,7 @@ def example(n=5, seed=0, half_sets=True, groups=2, box_size_px=64):
 
 
 PER_PARTICLE = [
-    field.name for field in fields(Particles) if field.name not in ("rotations", "stacks", "optics", "source")
+    field.name for field in fields(Particles) if "NDArray" in str(field.type) and field.name != "rotations"
 ]
 
 

@@ -34,6 +34,7 @@ def twelve_particles():
         micrograph_index=np.zeros(n, np.int32),
         stack_index=np.zeros(n, np.int32),
         image_index=np.arange(n, dtype=np.int32),
+        source_row=np.arange(n, dtype=np.int32),
         stacks=("a.mrcs",),
         optics=(OpticsGroup("one", 1.5, 16, 300.0, 2.7, 0.1),),
         source=Path("p.star"),

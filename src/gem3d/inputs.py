@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gem3d.assess.shells import FloatVolume
 from gem3d.errors import ParticleFileError, SettingsError, warn
 from gem3d.fit.accumulate import assign_halves
+from gem3d.input_settings import InputSettings
 from gem3d.maps import read_mask
 from gem3d.particles import ImageSource, Particles, read_particles
 from gem3d.particles.image_names import describe_particle
@@ -23,23 +24,29 @@ FEWEST_SHELLS = 4
 MASK_PIXEL_TOLERANCE = 0.01
 
 
+def open_images(particle_file: str | Path, settings: InputSettings) -> ImageSource:
+    """The particles that the settings choose, their stacks all there."""
+    particles = read_particles(particle_file, ctf=settings.ctf, ignore_extras=settings.ignore_optics_extras)
+    return ImageSource(particles, settings.datadir)
+
+
 def find_images(
     particle_file: str | Path, settings: ReconstructSettings
 ) -> tuple[ImageSource, NDArray[np.int8]]:
     """Particles whose stacks are all there, and the half set of each."""
-    particles = read_particles(particle_file, ctf=settings.ctf, ignore_extras=settings.ignore_optics_extras)
-    images = ImageSource(particles, settings.datadir)
+    images = open_images(particle_file, settings)
+    column = images.particles.half_set_column
     drawn = settings.halves == "random"
     if not drawn and not images.particles.half_set.any():
         warn(
-            f"{particle_file}: column rlnRandomSubset is missing, so the half sets are drawn at random; if all "
+            f"{particle_file}: column {column} is missing, so the half sets are drawn at random; if all "
             "particles were refined together, the half maps are not independent and the resolution is optimistic"
         )
     halves = assign_halves(images.particles.half_set, settings.seed, random=drawn, source=str(particle_file))
     for half in (1, 2):
         if not (halves == half).any():
             raise ParticleFileError(
-                f"{particle_file}: column rlnRandomSubset: no particle is in half set {half}; complete the "
+                f"{particle_file}: column {column}: no particle is in half set {half}; complete the "
                 "file, or ask for random halves (--halves random)"
             )
     _refuse_shared_images(particle_file, images, halves)
@@ -59,7 +66,7 @@ def _refuse_shared_images(particle_file: str | Path, images: ImageSource, halves
             f"{particle_file}: {n} image{' is' if n == 1 else 's are'} in both half sets, the first as "
             f"{_first_pair(images.particles, earlier[apart], later[apart])}: the half maps then share noise, and "
             "every resolution comes out too fine. Remove the repeated rows; where they are meant (symmetry "
-            "expansion), give all rows of an image the same rlnRandomSubset"
+            f"expansion), give all rows of an image the same {images.particles.half_set_column}"
         )
     if len(later) > 0:
         n = len(later)

@@ -14,19 +14,15 @@ from tyro.conf import arg
 
 from gem3d.assess.sharpening import LARGEST_BFACTOR_A2
 from gem3d.errors import SettingsError
+from gem3d.input_settings import InputSettings
 from gem3d.option_help import Flag, helped_by_docstrings
 
 
 @helped_by_docstrings
 @dataclass(frozen=True)
-class ReconstructSettings:
+class ReconstructSettings(InputSettings):
     """Settings of a reconstruction; the defaults suit a refined set of a single particle."""
 
-    datadir: Annotated[
-        Path | None, arg(metavar="DIR", help_behavior_hint="(default: the folder of the STAR file)")
-    ] = None
-    """Folder that the image paths in the particle file begin in: for RELION, the project folder. Give it when the
-    stacks are not found."""
     fit: Literal["volume", "images"] = "volume"
     """How the Gaussians are fitted: `volume` reads every image once and fits to their normal equations, in a time
     that does not depend on the number of particles. `images` trains on the images batch by batch, as the GEM paper
@@ -71,17 +67,6 @@ class ReconstructSettings:
     ] = None
     """Finest resolution in A to use. Nothing finer is read from the images, fitted or claimed; maps keep their box
     and pixel size. Saves time and memory where the pixels are much finer than the expected resolution."""
-    halves: Literal["auto", "random"] = "auto"
-    """Half sets: `auto` takes those of the particle file (rlnRandomSubset) and draws them where it has none;
-    `random` always draws. Halves that a refinement kept apart must stay apart, so leave this alone then."""
-    ctf: Flag = True
-    """The images have no CTF, as simulated or already corrected ones may; its columns are not read."""
-    normalise: Flag = True
-    """Leave the images as they are. Without this option each image's background is given mean 0 and standard
-    deviation 1, which harms nothing where it was done before."""
-    ignore_optics_extras: Flag = False
-    """Go on where the file asks for beam tilt, higher aberrations, a magnification matrix or premultiplied images,
-    none of which is modelled yet, as if it did not. Costs resolution."""
     bfactor_A2: Annotated[
         float | None,
         arg(name="bfactor", metavar="A2", help_behavior_hint="(default: from the Guinier plot)"),

@@ -99,6 +99,7 @@ def draw_particles(
         half_set=(1 + np.arange(n_particles) % 2).astype(np.int8),
         stack_index=np.zeros(n_particles, dtype=np.int32),
         image_index=np.arange(n_particles, dtype=np.int32),
+        source_row=np.arange(n_particles, dtype=np.int32),
         stacks=(stack,),
         optics=groups,
         source=source,

@@ -58,8 +58,8 @@ def image_name(particles: Particles, row: int) -> str:
 
 
 def describe_particle(particles: Particles, row: int) -> str:
-    """How messages name a particle: its 1-based place in the set and its image."""
-    return f"particle {row + 1} ({image_name(particles, row)})"
+    """How messages name a particle: its 1-based row in the file and its image."""
+    return f"particle {particles.source_row[row] + 1} ({image_name(particles, row)})"
 
 
 def _split(names: list[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:

@@ -181,7 +181,7 @@ def _open_stacks(particles: Particles, datadir: Path | None) -> dict[int, MrcSta
             beyond = (particles.stack_index == stack) & (particles.image_index >= header.n_images)
             who = describe_particle(particles, int(np.argmax(beyond)))
             raise ImageStackError(
-                f"{particles.source}: {who}, column rlnImageName: {path} "
+                f"{particles.source}: {who}, column {particles.image_column}: {path} "
                 f"holds only {header.n_images} images; is it the stack this file was made from?"
             )
         stacks[stack] = header
@@ -203,7 +203,7 @@ def _resolve(particles: Particles, stack: int, row: int, datadir: Path | None) -
             return candidate
     searched = ", ".join(dict.fromkeys(str(candidate.absolute().parent) for candidate in candidates))
     raise ImageStackError(
-        f"{particles.source}: {describe_particle(particles, row)}, column rlnImageName: no such stack: "
+        f"{particles.source}: {describe_particle(particles, row)}, column {particles.image_column}: no such stack: "
         f"{name}. Looked in: {searched}. Give the folder that the names begin in with --datadir."
     )
 

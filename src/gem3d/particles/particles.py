@@ -45,9 +45,11 @@ class Particles:
     half_set: `(n,)` int8, 1 or 2; 0 where the file does not say.
     stack_index: `(n,)` int32, into `stacks`.
     image_index: `(n,)` int32, 0-based image within the stack.
+    source_row: `(n,)` int32, 0-based row in the file; messages name particles by it, whatever subset is in use.
     stacks: paths as the metadata file writes them.
     optics: the optics groups.
     source: the file the particles were read from.
+    image_column, half_set_column: what that file calls the image's name and the half set.
     """
 
     rotations: NDArray[np.float64]
@@ -63,9 +65,12 @@ class Particles:
     half_set: NDArray[np.int8]
     stack_index: NDArray[np.int32]
     image_index: NDArray[np.int32]
+    source_row: NDArray[np.int32]
     stacks: tuple[str, ...]
     optics: tuple[OpticsGroup, ...]
     source: Path
+    image_column: str = "rlnImageName"
+    half_set_column: str = "rlnRandomSubset"
 
     def __len__(self) -> int:
         return len(self.rotations)
@@ -75,7 +80,7 @@ class Particles:
         per_particle = {
             f.name: getattr(self, f.name)[index]
             for f in fields(self)
-            if f.name not in ("stacks", "optics", "source")
+            if isinstance(getattr(self, f.name), np.ndarray)
         }
         return replace(self, **per_particle)
 

@@ -81,6 +81,7 @@ def read_relion_star(path: Path | str, *, ctf: bool = True, ignore_extras: bool 
         half_set=_half_set(table),
         stack_index=stack_index,
         image_index=image_index,
+        source_row=np.arange(len(table), dtype=np.int32),
         stacks=stacks,
         optics=groups,
         source=path,
