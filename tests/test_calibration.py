@@ -125,6 +125,13 @@ def test_weights_are_the_regression_of_the_truth(known):
     scaled = calibrated_fsc(*gaussian, *linear, mask, pixel_size_A=PIXEL_SIZE_A, final_map=mean / 2)
     small = result.final_map_weight < 0.7
     assert scaled.final_map_weight[small] == pytest.approx(2 * result.final_map_weight[small], rel=1e-4)
+    # One that is smoother needs more in each shell.
+    spectrum = fourier_transform(mean) * np.exp(-((frequency_radius(len(mean)) / len(mean) / 0.4) ** 2))
+    smooth = inverse_fourier_transform(spectrum.astype(np.complex64), len(mean))
+    inner = band_passed_products([truth, smooth], mask**2).inner_products
+    smoother = calibrated_fsc(*gaussian, *linear, mask, pixel_size_A=PIXEL_SIZE_A, final_map=smooth)
+    expected = np.clip(inner[:, 0, 1] / inner[:, 1, 1], 0, 1.5)
+    assert np.abs(smoother.final_map_weight - expected)[valid].mean() < 0.05
 
 
 def test_equals_the_band_passed_fsc_without_a_prior(known):

@@ -21,6 +21,7 @@ from scipy.fft import next_fast_len
 
 from gem3d.assess.mask import support_box
 from gem3d.assess.shells import FloatVolume, as_tensor
+from gem3d.kernels.pass_band import pass_band
 
 # Share of a weight's power that may lie beyond its bandwidth Q. It leaves an error of some 1e-4 in a
 # correlation, because what is aliased is the far end of the spectrum of a product of two noise-like fields.
@@ -89,7 +90,10 @@ class BandFields:
     ) -> None:
         self.box_size = window.size
         self._window, self._bandwidth, self._full_grid = window, bandwidth, full_grid
-        self._spectra = [spectrum_of(volume) for volume in maps]
+        n = self.box_size
+        self._spectra = torch.empty(n // 2 + 1, len(maps), n, n, dtype=torch.complex64)
+        for i, volume in enumerate(maps):
+            self._spectra[:, i] = spectrum_of(volume).permute(2, 1, 0)
         self._grid: _Grid | None = None
 
     def grid_size(self, last: float) -> int:
@@ -120,21 +124,17 @@ class BandFields:
         size = self.grid_size(last)
         if self._grid is None or self._grid.window.size != size:
             self._grid = None  # its memory is needed for the next
-            self._grid = _Grid(self._spectra, self._window.on(size), self.box_size)
+            self._grid = _Grid(self._spectra, self._window.on(size))
         return self._grid
 
 
 class _Grid:
-    """Spectra on one grid, `(x, map, y, z)`: in the order in which they are transformed."""
+    """Inverse transforms on one grid, and their memory: fresh memory for every band would cost as much as they do."""
 
-    def __init__(self, spectra: Sequence[torch.Tensor], window: Window, box_size: int) -> None:
-        self.window, n = window, window.size
-        self.spectra = torch.stack([crop(spectrum, box_size, n).permute(2, 1, 0) for spectrum in spectra], 1)
-        squared = torch.fft.fftfreq(n, 1.0 / n).square().round().int()
-        self._in_plane = squared[:, None] + squared  # |q|^2 at x = 0: a whole number, as at any other x
-        # Fresh memory for every band would cost as much as its transforms.
+    def __init__(self, spectra: torch.Tensor, window: Window) -> None:
+        self.window, self._spectra = window, spectra
+        n, n_maps = window.size, spectra.shape[1]
         n_z, n_y = window.z[1] - window.z[0], window.y[1] - window.y[0]
-        n_maps = len(spectra)
         self._columns = max(1, GROUP_BYTES // (8 * n_maps * n * n))
         self._filtered = torch.empty(self._columns * n_maps * n * n, dtype=torch.complex64)
         self._turned = torch.zeros(self._columns, n_maps, n_z, n, dtype=torch.complex64)
@@ -142,34 +142,31 @@ class _Grid:
 
     def planes(self, band: Band, last: float) -> Iterator[tuple[slice, torch.Tensor]]:
         n, window = self.window.size, self.window
-        n_maps = self.spectra.shape[1]
+        n_maps = self._spectra.shape[1]
         z, y = slice(*window.z), slice(*window.y)
         columns = min(int(last), n // 2) + 1
-        of_square = torch.arange(int(self._in_plane.max()) + (columns - 1) ** 2 + 1).float().sqrt_()
-        of_square = torch.where(of_square <= last, band(of_square), 0.0)
+        # |q|^2 is a whole number, and so is the square of the last one in the band.
+        transfer = band(torch.arange(int(last**2) + 1).float().sqrt_()).float()
 
         turned, lines = self._turned, self._lines
         lines[columns:] = 0
         empty_from = n // 2 + 1
         for first in range(0, columns, self._columns):
-            part = slice(first, min(first + self._columns, columns))
-            count = part.stop - first
-            x = torch.arange(first, part.stop, dtype=torch.int32)
-            passed = of_square[(self._in_plane + (x**2)[:, None, None]).long()][:, None, :, :, None]
+            part = range(first, min(first + self._columns, columns))
+            count = len(part)
             # Rows y beyond the band's sphere are empty.
             rows = int(max(last**2 - first**2, 0) ** 0.5)
-            near = [slice(0, rows + 1), slice(n - rows, n)] if 2 * rows + 1 < n else [slice(0, n)]
             turned[:, :, :, rows + 1 : empty_from] = 0
             turned[:, :, :, n - empty_from + 1 : n - rows] = 0
             empty_from = rows + 1
-            for some in (each for each in near if each.start < each.stop):
-                shape = (count, n_maps, some.stop - some.start, n)
+            for some in _rows_within(rows, n):
+                shape = (count, n_maps, len(some), n)
                 filtered = self._filtered[: math.prod(shape)].view(shape)
-                source = torch.view_as_real(self.spectra[part])[:, :, some]
-                torch.mul(source, passed[:, :, some], out=torch.view_as_real(filtered))
+                pass_band(self._spectra, transfer, part, some, out=filtered)
                 along_z = torch.fft.ifft(filtered, dim=3, norm="forward")
-                turned[:count, :, :, some] = along_z[..., z].transpose(2, 3)
-            lines[part] = torch.fft.ifft(turned[:count], dim=3, norm="forward")[..., y]
+                at = slice(some.start % n, some.start % n + len(some))
+                turned[:count, :, :, at] = along_z[..., z].transpose(2, 3)
+            lines[part.start : part.stop] = torch.fft.ifft(turned[:count], dim=3, norm="forward")[..., y]
         n_z = z.stop - z.start
         depth = max(1, GROUP_BYTES // (4 * n_maps * (y.stop - y.start) * n))
         for first in range(0, n_z, depth):
@@ -177,6 +174,12 @@ class _Grid:
             along_x = lines[:, :, planes].movedim(0, -1).contiguous()
             fields = torch.fft.irfft(along_x, n=n, dim=3, norm="forward")
             yield planes, fields[..., slice(*window.x)]
+
+
+def _rows_within(radius: int, size: int) -> list[range]:
+    """Frequencies of a grid up to `radius`, first the positive ones and then the negative, as they are stored."""
+    parts = range(min(radius, (size - 1) // 2) + 1), range(-min(radius, size // 2), 0)
+    return [part for part in parts if len(part) > 0]
 
 
 def spectrum_of(volume: FloatVolume) -> torch.Tensor:

@@ -22,7 +22,7 @@ import numpy as np
 from gem3d.assess.band_pass import BandProducts, band_passed_products
 from gem3d.assess.claim import ResolutionClaim, claim_resolution
 from gem3d.assess.fsc import FSC_THRESHOLD
-from gem3d.assess.shells import Curve, FloatVolume, check_same_box, ratio
+from gem3d.assess.shells import Curve, FloatVolume, check_same_box, fourier_transform, ratio, shell_sums
 from gem3d.assess.significance import sphere_significance
 from gem3d.assess.smoothing import local_linear_weights, pooled_number
 
@@ -38,7 +38,7 @@ FEWEST_POOLED_VALUES = 16.0
 # ends: F is too low there, by up to 0.1 in simulations.
 EDGE_SHELLS = 1
 LARGEST_REGRESSION_WEIGHT = 1.5
-G1, G2, B1, B2, FINAL = range(5)
+G1, G2, B1, B2 = range(4)
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,6 @@ def calibrated_fsc(
     )
     mask = np.ones_like(gaussian_half1) if mask is None else np.asarray(mask, dtype=np.float32)
     maps = [gaussian_half1, gaussian_half2, linear_half1, linear_half2]
-    if final_map is not None:
-        maps.append(np.asarray(final_map, np.float32))
     # Half maps without a prior are their own linear maps: they need not be filtered twice.
     distinct = {id(volume): volume for volume in maps}
     place = [list(distinct).index(id(volume)) for volume in maps]
@@ -145,9 +143,12 @@ def calibrated_fsc(
         particle_diameter_A=particle_diameter_A,
         last_shell=last_shell,
     )
+    mean = np.asarray((gaussian_half1 + gaussian_half2) / 2, np.float32)
+    final_norm = np.ones(len(z_sphere)) if final_map is None else _norms(final_map, mean, mask, len(z_sphere))
     return _assess(
         products,
         z_sphere,
+        final_norm,
         threshold=threshold,
         pixel_size_A=pixel_size_A,
         box_size=box_size,
@@ -187,22 +188,23 @@ def calibrated_stderr(
 def _assess(
     products: BandProducts,
     z_sphere: Curve,
+    final_norm: Curve,
     *,
     threshold: float,
     pixel_size_A: float,
     box_size: int,
     edge_shells: int,
 ) -> CalibratedFSC:
-    """Everything that follows from the inner products under the mask and the test under the sphere."""
+    """Everything that follows from the inner products under the mask and the test under the sphere.
+
+    `final_norm` is that of the final map over that of the mean of the Gaussian half maps.
+    """
     under_mask, n = products.inner_products, products.n_effective
     norm_g1, norm_g2, norm_b1, norm_b2 = (
         np.sqrt(np.maximum(under_mask[:, i, i], 0)) for i in (G1, G2, B1, B2)
     )
-    if under_mask.shape[1] > FINAL:
-        norm_final = np.sqrt(np.maximum(under_mask[:, FINAL, FINAL], 0))
-    else:  # the mean of the Gaussian half maps
-        of_sum = under_mask[:, : G2 + 1, : G2 + 1].sum(axis=(1, 2))
-        norm_final = np.sqrt(np.maximum(of_sum, 0)) / 2
+    of_sum = under_mask[:, : G2 + 1, : G2 + 1].sum(axis=(1, 2))
+    norm_final = final_norm * np.sqrt(np.maximum(of_sum, 0)) / 2
     norm_b = np.sqrt(norm_b1 * norm_b2)
     fsc_linear = ratio(under_mask[:, B1, B2], norm_b1 * norm_b2)
     fsc_gaussian = ratio(under_mask[:, G1, G2], norm_g1 * norm_g2)
@@ -280,6 +282,15 @@ def _assess(
             box_size=box_size,
         ),
     )
+
+
+def _norms(volume: FloatVolume, other: FloatVolume, mask: FloatVolume, n_shells: int) -> Curve:
+    """|volume| / |other| in every shell, for two maps so alike that the mask may come before the shells are taken."""
+    power, other_power = (
+        shell_sums(np.abs(fourier_transform(each * mask)) ** 2, len(mask))[:n_shells]
+        for each in (volume, other)
+    )
+    return np.sqrt(ratio(power, other_power))
 
 
 def _valid_range(z_mask: Curve, z_sphere: Curve, n_pooled: Curve) -> tuple[int | None, int | None]:
