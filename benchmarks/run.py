@@ -22,6 +22,7 @@ import curves  # noqa: F401
 import honesty  # noqa: F401
 import images  # noqa: F401
 import kernels  # noqa: F401
+import million  # noqa: F401
 import quality  # noqa: F401
 import refinement  # noqa: F401
 import refinement_design  # noqa: F401

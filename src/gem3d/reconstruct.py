@@ -33,7 +33,7 @@ from gem3d.refine.outputs import write_refinement
 from gem3d.refine.rounds import refine_particles
 from gem3d.report import RunFacts, write_report
 from gem3d.resume import RunCheckpoints
-from gem3d.runtime import kernels_are_compiled
+from gem3d.runtime import kernels_are_compiled, return_freed_memory
 from gem3d.settings import ReconstructSettings, RefineSettings
 from gem3d.summary import describe_effort, describe_rounds, log_start, summarise
 from gem3d.threads import available_threads, set_threads
@@ -111,6 +111,7 @@ def _reconstruct(
 
     with reporter.stage("read particles"):
         images, halves = find_images(particle_file, settings)
+        return_freed_memory()
     particles, box_size, pixel_size_A = images.particles, images.box_size_px, images.particles.pixel_size_A
     diameter_A = background_diameter_A(settings.particle_diameter_A, box_size, pixel_size_A)
     observations = Observations.of(images, diameter_A / pixel_size_A / 2, normalise=settings.normalise)

@@ -16,6 +16,7 @@ from gem3d.fit.normal_equations import LinearMap, NormalEquations
 from gem3d.fit.observations import Observations, transform
 from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, slice_shape, weigh_slices
 from gem3d.particles import file_order
+from gem3d.runtime import return_freed_memory
 
 BATCH_SIZE = 128
 # Weighted slices of each set that wait for their insertion.
@@ -89,15 +90,17 @@ def accumulate(
     last = (box - 1) // 2 if radius is None else radius
     sample_weight = {half: half_plane_weight(1 / noise[half][: last + 1]) for half in wanted}
     held_out = is_held_out(np.arange(len(particles)), seed)
-    member = halves.astype(np.int64) * 2 + held_out
+    member = halves * np.int8(2) + held_out
 
     sets = {
         2 * half + out: _SlicesOfSet(box, observations.pixel_size_A, last)
         for half in wanted
         for out in (0, 1)
     }
+    order = _by_set_in_blocks(order, member, BATCH_SIZE)
+    return_freed_memory()
     done = 0
-    for batch in observations.batches(_by_set_in_blocks(order, member, BATCH_SIZE), BATCH_SIZE):
+    for batch in observations.batches(order, BATCH_SIZE):
         transforms = transform(batch.images)
         edges = np.searchsorted(member[batch.rows], (*sets, max(sets) + 1))
         for (key, slices), begin, end in zip(sets.items(), edges[:-1], edges[1:], strict=True):
@@ -116,9 +119,9 @@ def accumulate(
     return tuple(HalfSet(final[2 * half], final[2 * half + 1], noise[half]) for half in wanted)
 
 
-def _by_set_in_blocks(order: NDArray[np.int64], member: NDArray[np.int64], block: int) -> NDArray[np.int64]:
+def _by_set_in_blocks(order: NDArray[np.int64], member: NDArray[np.int8], block: int) -> NDArray[np.int64]:
     """The same rows, those of each block sorted by the set that they belong to."""
-    return order[np.lexsort((member[order], np.arange(len(order)) // block))]
+    return order[np.lexsort((member[order], np.arange(len(order), dtype=np.int32) // block))]
 
 
 class _SlicesOfSet:
