@@ -286,7 +286,7 @@ def test_box_sizes_that_disagree(tmp_path):
     write_stack(tmp_path / "b.mrcs", random_images(2, 20))
     both = particle_set(tmp_path / "p.star", ["a.mrcs", "b.mrcs"], [0, 1], [0, 0])
     refused(both, "b.mrcs: box size 20 px", "16", "particle 2 (000001@b.mrcs)")
-    refused(whole(tmp_path / "a.mrcs", 2, box_size_px=18), "p.star", "rlnImageSize: 18", "16 px")
+    refused(whole(tmp_path / "a.mrcs", 2, box_size_px=18), "p.star", "box size is 18 px", "16 px")
     assert fill_box_size(whole(tmp_path / "a.mrcs", 2)).box_size_px == 16
 
 

@@ -315,7 +315,7 @@ def test_no_particles_no_file_no_format(tmp_path):
     binary = tmp_path / "binary.star"
     binary.write_bytes(bytes(range(256)) * 10)
     refused(binary, "not a well-formed")
-    for name in ("particles.cs", "particles"):
+    for name in ("particles.csv", "particles"):
         with pytest.raises(ParticleFileError, match=r"RELION STAR file \(\.star\)"):
             read_particles(tmp_path / name)
 

@@ -26,7 +26,12 @@ MASK_PIXEL_TOLERANCE = 0.01
 
 def open_images(particle_file: str | Path, settings: InputSettings) -> ImageSource:
     """The particles that the settings choose, their stacks all there."""
-    particles = read_particles(particle_file, ctf=settings.ctf, ignore_extras=settings.ignore_optics_extras)
+    particles = read_particles(
+        particle_file,
+        ctf=settings.ctf,
+        ignore_extras=settings.ignore_optics_extras,
+        passthrough=settings.passthrough,
+    )
     return ImageSource(particles, settings.datadir)
 
 
@@ -90,7 +95,7 @@ def refuse_without_micrographs(particles: Particles, refinement: RefineSettings)
         if how == "micrograph":
             raise SettingsError(
                 f"{option} micrograph: {particles.source} does not tell the particles' micrographs apart (column "
-                f"rlnMicrographName); add it, or use {option} particle"
+                f"rlnMicrographName, or location/micrograph_uid); add it, or use {option} particle"
             )
 
 

@@ -70,7 +70,7 @@ def reconstruct(
 
     Parameters
     ----------
-    particle_file: RELION STAR file.
+    particle_file: RELION STAR file or cryoSPARC `.cs` file.
     out: folder; must be empty or new unless `settings.overwrite`.
     refinement: refine the particles first; None takes them as they are.
 

@@ -26,7 +26,8 @@ class Reconstruct:
     """
 
     particles: Annotated[PathArgument, arg(metavar="PARTICLES")]
-    """RELION STAR file of a finished 3D refinement (run_data.star), version 3.0 to 5."""
+    """Particle file of a finished 3D refinement: RELION's (run_data.star, version 3.0 to 5) or cryoSPARC's
+    (..._particles.cs)."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder for the results: report.html, map.mrc, half maps, mask.mrc, fsc.csv, summary.json, the Gaussians,
     run.log and more, the maps on the box and pixel size of the particles. Made if need be; refused when it holds
@@ -55,7 +56,8 @@ class Refine:
     """
 
     particles: Annotated[PathArgument, arg(metavar="PARTICLES")]
-    """RELION STAR file of a finished 3D refinement (run_data.star), version 3.0 to 5."""
+    """Particle file of a finished 3D refinement: RELION's (run_data.star, version 3.0 to 5) or cryoSPARC's
+    (..._particles.cs)."""
     out: Annotated[Path, arg(metavar="DIR")]
     """Folder for the results. Made if need be; refused when it holds files."""
     refinement: Annotated[RefineSettings, arg(name="")] = field(default_factory=RefineSettings)

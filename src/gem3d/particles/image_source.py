@@ -220,7 +220,7 @@ def _check_box_sizes(particles: Particles, stacks: dict[int, MrcStack], first_ro
     for group in particles.optics:
         if group.box_size_px not in (0, first.box_size_px):
             raise ImageStackError(
-                f"{particles.source}: optics group {group.name!r}, column rlnImageSize: {group.box_size_px}, "
-                f"but the images of {first.path} have {first.box_size_px} px; are these the stacks that this "
+                f"{particles.source}: optics group {group.name!r}: the box size is {group.box_size_px} px, but "
+                f"the images of {first.path} have {first.box_size_px} px; are these the stacks that this "
                 "file was made from?"
             )

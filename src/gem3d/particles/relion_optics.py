@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
+from gem3d.particles.optics_groups import NOT_MODELLED, OpticsColumns, find_optics_groups, number_repeats
 from gem3d.particles.particles import OpticsGroup
 from gem3d.particles.star_table import StarTable
 
@@ -88,24 +89,10 @@ class JoinedOptics:
             )
             bad = (contrast < 0) | (contrast > 1)
             self._check("rlnAmplitudeContrast", bad, contrast, "a fraction of 0 to 1")
+            optics = OpticsColumns(pixel_size, box_size, voltage, cs, contrast)
         else:
-            # -sin(-asin(1)) = 1: pure amplitude contrast at zero defocus and zero Cs is no CTF at all.
-            voltage, cs, contrast = (np.full_like(pixel_size, value) for value in (300.0, 0.0, 1.0))
-
-        first, index = _distinct([self.optics_row, pixel_size, box_size, voltage, cs, contrast])
-        names = self._names(first)
-        groups = tuple(
-            OpticsGroup(
-                name=name,
-                pixel_size_A=float(pixel_size[row]),
-                box_size_px=int(box_size[row]),
-                voltage_kV=float(voltage[row]),
-                spherical_aberration_mm=float(cs[row]),
-                amplitude_contrast=float(contrast[row]),
-            )
-            for name, row in zip(names, first, strict=True)
-        )
-        return groups, index.astype(np.int32)
+            optics = OpticsColumns.without_ctf(pixel_size, box_size)
+        return find_optics_groups(self.optics_row, optics, self._names)
 
     def refuse_extras(self) -> None:
         """Raise if the file asks for optics that this version does not model."""
@@ -127,8 +114,7 @@ class JoinedOptics:
                 column,
                 bad,
                 table.text(column) if bad.any() else [],
-                "asks for something this version does not model; --ignore-optics-extras reads the file as if "
-                "the column were not there, at a cost in resolution",
+                NOT_MODELLED,
             )
 
     def _join(self, optics: StarTable) -> NDArray[np.int64]:
@@ -158,19 +144,14 @@ class JoinedOptics:
         return order[place].astype(np.int64)
 
     def _names(self, first: NDArray[np.int64]) -> list[str]:
-        rows = self.optics_row[first]
         if self.optics is not None and "rlnOpticsGroupName" in self.optics:
             given = self.optics.text("rlnOpticsGroupName")
         elif self.optics is not None:
             given = [f"opticsGroup{value}" for value in self.optics.integers("rlnOpticsGroup")]
         else:
             return [f"opticsGroup{number}" for number in range(1, len(first) + 1)]
-        names, seen = [], dict.fromkeys(rows.tolist(), 0)
-        for row in rows.tolist():
-            seen[row] += 1
-            # Particles' own values may split one group into several.
-            names.append(given[row] if seen[row] == 1 else f"{given[row]}.{seen[row]}")
-        return names
+        # Particles' own values may split one group into several.
+        return number_repeats([given[row] for row in self.optics_row[first]])
 
     def _positive(self, column: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
         self._check(column, values <= 0, values, "positive")
@@ -188,19 +169,6 @@ def missing_column(table: StarTable, column: str, what: str) -> ParticleFileErro
         f"{table.path}: column {column} is missing: {what}. Add the column, or give the STAR file of a "
         "finished 3D refinement."
     )
-
-
-def _distinct(columns: list[NDArray[np.generic]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows at which each distinct combination first occurs, and the combination of each row."""
-    code = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        if (column == column[0]).all():
-            continue
-        values, inverse = np.unique(column, return_inverse=True)
-        # Renumbered after every column, so the product cannot overflow.
-        code = np.unique(code * len(values) + inverse, return_inverse=True)[1]
-    _, first, index = np.unique(code, return_index=True, return_inverse=True)
-    return first, index
 
 
 def _all_zero(text: str) -> bool:

@@ -43,7 +43,7 @@ def write_refinement(out: Path, refinement: Refinement, given: Particles, halves
 
     Parameters
     ----------
-    given: the particles before, whose file's columns are kept.
+    given: the particles before, whose file's columns are kept where it is a STAR file.
     halves: the half set that each particle was refined in; from here on it must stay there.
     """
     width = refinement.width
@@ -57,7 +57,8 @@ def write_refinement(out: Path, refinement: Refinement, given: Particles, halves
     particles = replace(refinement.particles, half_set=halves)
     with replacing(out / run_directory.REFINED_STAR) as temporary:
         rounded = {name: np.round(values, 5) for name, values in own.items()}
-        write_relion_star(particles, temporary, template=given.source, own_columns=rounded)
+        template = given.source if given.source.suffix.lower() == ".star" else None
+        write_relion_star(particles, temporary, template=template, own_columns=rounded)
     run_directory.write_csv(out / run_directory.REFINEMENT_ROUNDS, ROUND_COLUMNS, round_rows(refinement))
     run_directory.write_text(out / run_directory.REFINEMENT_PAGE, histogram_page(refinement, given, halves))
 
