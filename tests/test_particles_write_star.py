@@ -117,11 +117,39 @@ def test_a_template_keeps_the_columns_it_does_not_know(tmp_path):
     assert list(after)[: len(before)] == list(before)
     assert after["_rlnOriginXAngst"] == ["-1.5", "0.0"]
 
-    with pytest.raises(ParticleFileError, match=r"holds 2 particles, the set to be written 1"):
-        write_relion_star(moved.subset(slice(1)), out, template=template)
+    with pytest.raises(ParticleFileError, match=r"holds 2 particles, the set to be written is of 8 or more"):
+        write_relion_star(replace(moved, source_row=np.array([0, 7], np.int32)), out, template=template)
     # Particles read without a CTF have no defocus to say, so the file's own stays.
     write_relion_star(read_relion_star(template, ctf=False), out, template=template)
     assert columns(out, "particles")["_rlnDefocusU"] == before["_rlnDefocusU"]
+
+
+def test_of_a_template_only_the_rows_of_the_particles_are_taken(tmp_path):
+    given = example(6, groups=3)
+    template, out = tmp_path / "template.star", tmp_path / "out.star"
+    write_relion_star(given, template, own_columns={"rlnUnheardOf": np.arange(6.0)})
+    few = read_relion_star(template).subset(np.array([4, 1, 3]))
+    write_relion_star(few, out, template=template)
+    kept = columns(out, "particles")
+    assert kept["_rlnUnheardOf"] == ["4.0", "1.0", "3.0"]
+    for column, values in columns(template, "particles").items():
+        assert kept[column] == [values[row] for row in (4, 1, 3)], column
+    # Group 3 is that of rows 2 and 5.
+    assert columns(out, "optics")["_rlnOpticsGroup"] == ["1", "2"]
+
+
+def test_what_has_not_changed_is_kept_word_for_word(tmp_path):
+    template, out = tmp_path / "template.star", tmp_path / "out.star"
+    template.write_text(
+        "data_optics\nloop_\n_rlnOpticsGroup\n_rlnVoltage\n_rlnSphericalAberration\n_rlnAmplitudeContrast\n"
+        "_rlnImagePixelSize\n1 300.00 2.7 0.10 1.50\n\n"
+        "data_particles\nloop_\n_rlnOpticsGroup\n_rlnImageName\n_rlnAngleRot\n_rlnAngleTilt\n_rlnAnglePsi\n"
+        "_rlnOriginXAngst\n_rlnDefocusU\n_rlnDefocusV\n_rlnDefocusAngle\n"
+        "1 01@a.mrcs 270.0 -30.00 3 1.10 1.0e4 9000 200\n"
+    )
+    write_relion_star(read_relion_star(template), out, template=template)
+    for block in ("optics", "particles"):
+        assert columns(out, block) == columns(template, block)
 
 
 def test_a_template_of_one_block_keeps_its_pixel_origins(tmp_path):

@@ -5,19 +5,22 @@ The text under each field is the option's help.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
 
+from gem3d.errors import SettingsError
 from gem3d.option_help import Flag, helped_by_docstrings
+from gem3d.particles.selection import parse_selection
 
 
 @helped_by_docstrings
 @dataclass(frozen=True)
-class InputSettings:
-    """Settings of every command that reads particles."""
+class ParticleSettings:
+    """Settings of every command that reads a particle file: which particles to take, and what to correct."""
 
     datadir: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: the folder of the particle file)")
@@ -29,12 +32,48 @@ class InputSettings:
     ] = ()
     """Passthrough file of the same cryoSPARC job (..._passthrough_particles.cs), where the particle file lacks
     columns that are in it."""
+    ctf: Flag = True
+    """The images have no CTF, as simulated or already corrected ones may; its columns are not read."""
+    first: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """Take only the first N particles of the file (of those that --ind and --select keep), for a quick look. They
+    stay in the half sets that the file says."""
+    ind: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: all)")] = None
+    """Take only the particles listed in a file, by their row counted from 0: a pickle as cryoDRGN writes it, a .npy
+    file, or text with one number a line; an array of booleans, one a row, says which to keep."""
+    select: Annotated[str | None, arg(metavar="EXPR", help_behavior_hint="(default: all)")] = None
+    """Take only the particles that an expression over the file's own columns holds for, such as
+    "rlnClassNumber==2 and rlnDefocusU<20000" or "rlnOpticsGroupName!='tilted'". It has == != < <= > >=, and, or, not
+    and brackets; text stands in quotes. Columns of data_optics count as the particles'."""
+    pixel_size_A: Annotated[
+        float | None, arg(name="pixel-size", metavar="A", help_behavior_hint="(default: as the file says)")
+    ] = None
+    """Pixel size of the images in A, where the file has a wrong one. Maps, resolution and shifts follow. Defocus
+    stays: if it was estimated with the wrong pixel size, it is off by the square of the ratio, so refine it."""
+    flip_hand: Flag = False
+    """Make the other hand: the mirror image, z to -z about the box centre, and poses to match, which the images fit
+    equally well. All maps, Gaussians and refined particles are of that hand; a --mask or --reference must be, too."""
+
+    def __post_init__(self) -> None:
+        if self.first is not None and self.first < 1:
+            raise SettingsError(f"--first {self.first}: give 1 or more")
+        if self.pixel_size_A is not None and not 0 < self.pixel_size_A < math.inf:
+            raise SettingsError(f"--pixel-size {self.pixel_size_A:g}: give a positive number of A")
+        if self.select is not None:
+            parse_selection(self.select)
+
+
+@helped_by_docstrings
+@dataclass(frozen=True)
+class InputSettings(ParticleSettings):
+    """Settings of every command that reads images."""
+
     halves: Literal["auto", "random"] = "auto"
     """Half sets: `auto` takes those of the particle file (rlnRandomSubset, alignments3D/split) and draws
     them where it has none; `random` always draws. Halves that a refinement kept apart must stay apart, so leave this
     alone then."""
-    ctf: Flag = True
-    """The images have no CTF, as simulated or already corrected ones may; its columns are not read."""
+    invert: Flag = False
+    """Take the images times -1: for stacks in which particles are dark. They must be bright (white), as RELION and
+    cryoSPARC extract them; the map comes out as holes otherwise."""
     normalise: Flag = True
     """Leave the images as they are. Without this option each image's background is given mean 0 and standard
     deviation 1, which harms nothing where it was done before."""

@@ -12,9 +12,10 @@ from gem3d.errors import ParticleFileError, SettingsError, warn
 from gem3d.fit.accumulate import assign_halves
 from gem3d.input_settings import InputSettings
 from gem3d.maps import read_mask
-from gem3d.particles import ImageSource, Particles, read_particles
+from gem3d.particles import ImageSource, Particles
 from gem3d.particles.image_names import describe_particle
 from gem3d.settings import ReconstructSettings, RefineSettings
+from gem3d.subsets import chooses, read_chosen
 
 # Where no diameter is given, the background lies outside this share of the box.
 BACKGROUND_DIAMETER_BOXES = 0.9
@@ -26,13 +27,8 @@ MASK_PIXEL_TOLERANCE = 0.01
 
 def open_images(particle_file: str | Path, settings: InputSettings) -> ImageSource:
     """The particles that the settings choose, their stacks all there."""
-    particles = read_particles(
-        particle_file,
-        ctf=settings.ctf,
-        ignore_extras=settings.ignore_optics_extras,
-        passthrough=settings.passthrough,
-    )
-    return ImageSource(particles, settings.datadir)
+    particles = read_chosen(particle_file, settings, ignore_extras=settings.ignore_optics_extras)
+    return ImageSource(particles, settings.datadir, invert=settings.invert)
 
 
 def find_images(
@@ -47,12 +43,19 @@ def find_images(
             f"{particle_file}: column {column} is missing, so the half sets are drawn at random; if all "
             "particles were refined together, the half maps are not independent and the resolution is optimistic"
         )
-    halves = assign_halves(images.particles.half_set, settings.seed, random=drawn, source=str(particle_file))
+    halves = assign_halves(
+        images.particles.half_set,
+        images.particles.source_row,
+        settings.seed,
+        random=drawn,
+        source=str(particle_file),
+    )
     for half in (1, 2):
         if not (halves == half).any():
             raise ParticleFileError(
-                f"{particle_file}: column {column}: no particle is in half set {half}; complete the "
-                "file, or ask for random halves (--halves random)"
+                f"{particle_file}: column {column}: no particle is in half set {half}; "
+                + (f"choose more than these {len(halves)}" if chooses(settings) else "complete the file")
+                + ", or ask for random halves (--halves random)"
             )
     _refuse_shared_images(particle_file, images, halves)
     return images, halves

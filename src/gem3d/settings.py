@@ -91,6 +91,7 @@ class ReconstructSettings(InputSettings):
         return "map" if self.fit == "volume" else "random"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.fit == "volume" and self.epochs != "auto":
             raise SettingsError("--epochs: --fit volume reads the images once; it is for --fit images")
         if self.resume and self.overwrite:

@@ -11,7 +11,8 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from gem3d.commands.options import PathArgument
+from gem3d.commands.options import Overwrite, PathArgument
+from gem3d.input_settings import ParticleSettings
 from gem3d.option_help import Flag, helped_by_docstrings
 from gem3d.settings import ReconstructSettings, RefineSettings
 from gem3d.summary_table import print_run
@@ -69,3 +70,30 @@ class Refine:
         result = reconstruct(self.particles, self.out, self.settings, self.refinement)
         if not self.settings.quiet:
             print_run(result.summary, self.out)
+
+
+@helped_by_docstrings
+@dataclass(frozen=True)
+class Convert:
+    """Write particles as a RELION STAR file: some of them, with another pixel size or hand, or from another format.
+
+    Of a STAR file, what does not change is kept word for word, columns unknown to gem3d included, and so is its
+    version: 3.0 stays 3.0. No image is written. Half sets stay as they are; where there are none, none are drawn.
+    """
+
+    particles: Annotated[PathArgument, arg(metavar="PARTICLES")]
+    """RELION STAR file of a finished 3D refinement (run_data.star), version 3.0 to 5."""
+    out: Annotated[Path, arg(metavar="FILE")]
+    """STAR file to write. Paths of stacks are kept: use it from where the source was used, such as RELION's project
+    folder. With --datadir, and from other formats, the stacks are looked for and their absolute paths written."""
+    overwrite: Overwrite = False
+    settings: Annotated[ParticleSettings, arg(name="")] = field(default_factory=ParticleSettings)
+
+    def run(self) -> None:
+        from gem3d.convert import convert
+        from gem3d.progress import Reporter
+
+        reporter = Reporter()
+        with reporter.recording():
+            written = convert(self.particles, self.out, self.settings, overwrite=self.overwrite)
+        reporter.say(f"{self.out}: {len(written)} particles")

@@ -37,17 +37,22 @@ class HalfSet:
         return self.training.linear_map(self.held_out)
 
 
-def assign_halves(half_set: NDArray[np.int8], seed: int, *, random: bool, source: str) -> NDArray[np.int8]:
-    """Half set 1 or 2 of each particle: as the file says, or drawn at random where it does not or `random` is set."""
+def assign_halves(
+    half_set: NDArray[np.int8], source_row: NDArray[np.int32], seed: int, *, random: bool, source: str
+) -> NDArray[np.int8]:
+    """Half set 1 or 2 of each particle: as the file says, or drawn at random where it does not or `random` is set.
+
+    Drawn from the particle's row in the file, so that it stays in its half whatever subset is in use.
+    """
     if not random and np.all(half_set > 0):
         return half_set
     if not random and np.any(half_set > 0):
-        row = int(np.flatnonzero(half_set == 0)[0]) + 1
+        row = int(source_row[half_set == 0][0]) + 1
         raise ParticleFileError(
             f"{source}: particle {row} has no half set (rlnRandomSubset) while others have; "
             "complete the column, or ask for random halves (--halves random)"
         )
-    return (1 + (_hash(np.arange(len(half_set)), seed, stream=1) >> np.uint64(63))).astype(np.int8)
+    return (1 + (_hash(source_row.astype(np.int64), seed, stream=1) >> np.uint64(63))).astype(np.int8)
 
 
 def is_held_out(rows: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ from gem3d.particles.poses import angles_between_deg, euler_to_matrix, matrix_to
 from gem3d.particles.preprocess import normalise_background, refuse_unnormalised
 from gem3d.particles.read import read_particles
 from gem3d.particles.relion_star import read_relion_star
-from gem3d.particles.write_relion_star import write_relion_star
+from gem3d.particles.write_relion_star import template_of, write_relion_star
 
 __all__ = [
     "ImageBatch",
@@ -22,5 +22,6 @@ __all__ = [
     "read_particles",
     "read_relion_star",
     "refuse_unnormalised",
+    "template_of",
     "write_relion_star",
 ]

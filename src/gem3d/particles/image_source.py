@@ -29,8 +29,8 @@ class ImageBatch:
     Attributes
     ----------
     rows: `(b,)` int64, the particles.
-    images: `(b, D, D)` float32, as stored; the caller may change them. Valid until the next batch is asked
-        for.
+    images: `(b, D, D)` float32, as stored, or times -1; the caller may change them. Valid until the next batch is
+        asked for.
     """
 
     rows: NDArray[np.int64]
@@ -43,6 +43,7 @@ class ImageSource:
     Parameters
     ----------
     particles: the set.
+    invert: give every image times -1.
     datadir: folder that relative stack paths begin in. Stacks are looked for, in this order: at an absolute
         path as it is, under `datadir`, beside the particle file, in the working directory, and by their bare
         name under `datadir`.
@@ -58,7 +59,10 @@ class ImageSource:
         has another box size than the others or than the particle file says.
     """
 
-    def __init__(self, particles: Particles, datadir: Path | str | None = None) -> None:
+    def __init__(
+        self, particles: Particles, datadir: Path | str | None = None, *, invert: bool = False
+    ) -> None:
+        self._invert = invert
         self._stacks = _open_stacks(particles, None if datadir is None else Path(datadir))
         self.box_size_px = next(iter(self._stacks.values())).box_size_px
         groups = tuple(replace(group, box_size_px=self.box_size_px) for group in particles.optics)
@@ -66,6 +70,10 @@ class ImageSource:
 
     def __len__(self) -> int:
         return len(self.particles)
+
+    def stack_files(self) -> dict[int, Path]:
+        """Where each stack that is used was found, by its index."""
+        return {stack: header.path for stack, header in self._stacks.items()}
 
     def image_ids(self) -> NDArray[np.int64]:
         """`(n,)`, alike for particles that refer to one image, by whatever name of its file."""
@@ -120,6 +128,8 @@ class ImageSource:
                             return
                         stack_index = self.particles.stack_index[rows]
                         reader.read(stack_index, self.particles.image_index[rows], images)
+                        if self._invert:
+                            np.negative(images, out=images)
                         ready.put(ImageBatch(rows, images))
                 ready.put(None)
             except Exception as error:  # raised again in the caller's thread
@@ -190,7 +200,8 @@ def _open_stacks(particles: Particles, datadir: Path | None) -> dict[int, MrcSta
 
 
 def _resolve(particles: Particles, stack: int, row: int, datadir: Path | None) -> Path:
-    name = Path(particles.stacks[stack])
+    # RELION's way to say that a file of another suffix is a stack.
+    name = Path(particles.stacks[stack].removesuffix(":mrcs"))
     folders = [particles.source.parent, Path()]
     if datadir is not None:
         folders.insert(0, datadir)

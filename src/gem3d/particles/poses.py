@@ -37,6 +37,15 @@ def angles_between_deg(rotations: ArrayLike, others: ArrayLike) -> NDArray[np.fl
     return angles
 
 
+def mirror_poses(rotations: ArrayLike) -> NDArray[np.float64]:
+    """Poses at which a map's mirror image shows the same images as the map did, `(..., 3, 3)`.
+
+    With M = diag(1, 1, -1): V(M X) at the pose M A M, as M leaves x and y, and the integral along z, as they are.
+    """
+    turned: NDArray[np.float64] = np.asarray(rotations, dtype=np.float64) * np.outer((1, 1, -1), (1, 1, -1))
+    return turned
+
+
 def matrix_to_euler(rotations: ArrayLike) -> NDArray[np.float64]:
     """Euler angles of rotation matrices, the inverse of `euler_to_matrix`.
 

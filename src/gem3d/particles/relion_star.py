@@ -18,7 +18,7 @@ CONTRAST_COLUMN = "gem3dContrast"
 """Column of our own, of a file that `gem3d refine` wrote; RELION keeps it and does not use it."""
 # What tells micrographs apart, the best first.
 _MICROGRAPHS = ("rlnMicrographName", "rlnGroupName", "rlnGroupNumber")
-_ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+ANGLE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 
 
 def read_relion_star(path: Path | str, *, ctf: bool = True, ignore_extras: bool = False) -> Particles:
@@ -43,7 +43,7 @@ def read_relion_star(path: Path | str, *, ctf: bool = True, ignore_extras: bool 
     """
     path = Path(path)
     table, optics = find_tables(read_star(path), path)
-    for column in (*_ANGLES, "rlnImageName"):
+    for column in (*ANGLE_COLUMNS, "rlnImageName"):
         if column not in table:
             what = (
                 "where the image lies" if column == "rlnImageName" else "the refined orientation in degrees"
@@ -60,7 +60,6 @@ def read_relion_star(path: Path | str, *, ctf: bool = True, ignore_extras: bool 
             raise
         warn(f"{extras} It is ignored, as asked.")
     groups, optics_index = joined.groups(ctf)
-    rotations = euler_to_matrix(np.stack([table.numbers(column) for column in _ANGLES], axis=1))
     stack_index, image_index, stacks = split_image_names(table.raw("rlnImageName"), path)
 
     def per_particle(column: str, default: float, read: bool = True) -> NDArray[np.float64]:
@@ -68,8 +67,8 @@ def read_relion_star(path: Path | str, *, ctf: bool = True, ignore_extras: bool 
         return np.full(len(table), default) if values is None else values
 
     return Particles(
-        rotations=rotations,
-        shifts_A=_shifts_A(joined),
+        rotations=rotations_of(table),
+        shifts_A=shifts_of(joined),
         defocus_A=np.stack([_defocus(joined, f"rlnDefocus{axis}", ctf) for axis in "UV"], axis=1),
         astigmatism_deg=_defocus(joined, "rlnDefocusAngle", ctf),
         phase_shift_deg=per_particle("rlnPhaseShift", 0.0, ctf),
@@ -88,8 +87,13 @@ def read_relion_star(path: Path | str, *, ctf: bool = True, ignore_extras: bool 
     )
 
 
-def _shifts_A(joined: JoinedOptics) -> NDArray[np.float64]:
-    """`(n, 2)` where the projected centre appears: minus RELION's origin."""
+def rotations_of(table: StarTable) -> NDArray[np.float64]:
+    """`(n, 3, 3)` poses."""
+    return euler_to_matrix(np.stack([table.numbers(column) for column in ANGLE_COLUMNS], axis=1))
+
+
+def shifts_of(joined: JoinedOptics) -> NDArray[np.float64]:
+    """`(n, 2)` A, where the projected centre appears: minus RELION's origin."""
     origins = []
     for axis in "XY":
         origin_A = joined.values(f"rlnOrigin{axis}Angst")

@@ -53,10 +53,9 @@ class StarTable:
     def __contains__(self, column: str) -> bool:
         return column in self.columns
 
-    def raw(self, column: str) -> Iterable[str]:
-        """The values as the file writes them, quotes included; iterable once or more without a copy."""
-        values: Iterable[str] = self._block.find_values(f"_{column}")
-        return values
+    def raw(self, column: str) -> gemmi.cif.Column:
+        """The values as the file writes them, quotes included; no copy."""
+        return self._block.find_values(f"_{column}")
 
     def text(self, column: str) -> list[str]:
         """The values without their quotes."""
