@@ -17,9 +17,11 @@ from command_line import refused as command_refused
 from gem3d.errors import Gem3dWarning, ParticleFileError
 from gem3d.fit.accumulate import accumulate
 from gem3d.fit.observations import Observations
+from gem3d.input_settings import InputSettings
 from gem3d.optics import contrast_transfer_function, ctf_coefficients
 from gem3d.particles import ImageSource, fill_box_size, read_particles
 from gem3d.particles.cryosparc import read_cryosparc
+from gem3d.subsets import read_chosen
 
 FORMATS = Path(__file__).resolve().parents[2] / "shared" / "data" / "formats"
 needs_shared = pytest.mark.skipif(not FORMATS.is_dir(), reason="the shared reference data is not here")
@@ -642,3 +644,10 @@ def test_the_sign_of_real_images():
         images[:, (radius > 140) & (radius < 160)].mean(axis=1),
     )
     np.testing.assert_array_equal(np.sign(inside - outside), rows["blob/sign"])
+
+
+def test_particles_are_selected_by_what_only_a_passthrough_has(tmp_path):
+    main = write(tmp_path, EVERYTHING)
+    other = write(tmp_path, PATHS_OF, "P3_J12_passthrough_particles.cs", order=[4, 2, 0, 1, 3])
+    settings = InputSettings(passthrough=(other,), select="location/micrograph_path=='m2.mrc'")
+    assert read_chosen(main, settings).source_row.tolist() == [1, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def _chosen(particles: Particles, settings: ParticleSettings) -> NDArray[np.int6
         if not kept.any():
             raise ParticleFileError(f"{settings.ind}: keeps none of the particles of {particles.source}")
     if settings.select is not None:
-        kept &= _selected(particles, settings.select)
+        kept &= _selected(particles, settings.select, settings.passthrough)
         if not kept.any():
             raise ParticleFileError(
                 f"{particles.source}: --ind and --select {settings.select!r} leave no particle that both keep"
@@ -65,9 +66,9 @@ def _chosen(particles: Particles, settings: ParticleSettings) -> NDArray[np.int6
     return chosen[: settings.first]
 
 
-def _selected(particles: Particles, expression: str) -> NDArray[np.bool_]:
+def _selected(particles: Particles, expression: str, passthrough: Sequence[Path]) -> NDArray[np.bool_]:
     selection, path = parse_selection(expression), particles.source
-    columns = open_columns(path)
+    columns = open_columns(path, passthrough)
     names = {name: find_column(columns, name, path) for name in columns_of(selection)}
     selected = select(selection, lambda name: columns.values(names[name]))[particles.source_row]
     if not selected.any():

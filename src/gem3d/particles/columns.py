@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
+from gem3d.particles.cs_file import CsFile, open_cs
 from gem3d.particles.relion_optics import JoinedOptics
 from gem3d.particles.star_table import StarTable, find_tables, read_star
 
@@ -25,8 +27,8 @@ class Columns(Protocol):
         """`(rows,)` numbers (of kinds b, i, u, f) or texts."""
 
 
-def open_columns(path: Path) -> Columns:
-    """The columns of a particle file.
+def open_columns(path: Path, passthrough: Sequence[Path] = ()) -> Columns:
+    """The columns of a particle file that has been read, with the same passthrough files.
 
     Raises
     ------
@@ -35,7 +37,7 @@ def open_columns(path: Path) -> Columns:
     if path.suffix.lower() == ".star":
         return _StarColumns(path)
     if path.suffix.lower() == ".cs":
-        return _CryosparcColumns(path)
+        return _CryosparcColumns([path, *passthrough])
     raise ParticleFileError(
         f"{path}: has no named columns to --select by; list the particles in a file and give it with --ind"
     )
@@ -85,22 +87,29 @@ def _numbers_or_texts(table: StarTable, column: str) -> NDArray[Any]:
 
 
 class _CryosparcColumns:
-    """Fields of a structured array."""
+    """Fields of a cryoSPARC file, and those that only its passthrough files have."""
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self._rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        except Exception as error:  # a damaged header raises almost anything
-            raise ParticleFileError(f"{path}: cannot be read as a .cs file ({error})") from None
-        if self._rows.dtype.names is None:
-            raise ParticleFileError(f"{path}: not a .cs file: it holds an array without named fields")
-        self._path = path
-        self.names = list(self._rows.dtype.names)
+    def __init__(self, paths: Sequence[Path]) -> None:
+        files = [open_cs(path) for path in paths]
+        self._first = files[0]
+        self._file = {name: file for file in reversed(files) for name in file.dtype.names or ()}
+        self.names = list(dict.fromkeys(name for file in files for name in file.dtype.names or ()))
 
     def values(self, name: str) -> NDArray[Any]:
-        values = np.array(self._rows[name])
-        if values.ndim != 1:
+        file = self._file[name]
+        if file.dtype[name].shape:
             raise ParticleFileError(
-                f"{self._path}: --select: {name} holds several values a particle; only columns of one can be compared"
+                f"{file.path}: --select: {name} holds several values a particle; only columns of one can be compared"
             )
-        return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+        values = self._in_file(file, name)
+        if file is self._first:
+            return values
+        uid, wanted = (self._in_file(each, "uid") for each in (file, self._first))
+        order = np.argsort(uid)
+        return values[order[np.searchsorted(uid[order], wanted)]]
+
+    def _in_file(self, file: CsFile, name: str) -> NDArray[Any]:
+        columns, texts = file.read(lambda block: {name: block[name]})
+        if name not in texts:
+            return columns[name]
+        return np.array(texts[name], dtype=object)[columns[name]]
