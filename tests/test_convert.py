@@ -14,7 +14,7 @@ import pytest
 from command_line import refused
 from gem3d.cli import main
 from gem3d.convert import convert
-from gem3d.errors import ImageStackError
+from gem3d.errors import Gem3dWarning, ImageStackError
 from gem3d.input_settings import InputSettings, ParticleSettings
 from gem3d.inputs import open_images
 from gem3d.maps import read_map
@@ -234,6 +234,21 @@ def test_paths(made: Simulation, tmp_path: Path) -> None:
         next(open_images(path, InputSettings()).batches(np.arange(3), 3)).images for path in (out, made.star)
     )
     np.testing.assert_array_equal(ours, theirs)
+
+
+@needs_shared
+def test_cryosparc_without_its_stacks(tmp_path: Path) -> None:
+    """The names are kept then, and RELION's hint added that a .mrc file is a stack."""
+    source, out = SHARED / "formats" / "cryosparc_P12_J24_001_particles.cs", tmp_path / "out.star"
+    with pytest.warns(Gem3dWarning, match=r"no such stack.*are written as they are"):
+        given = convert(source, out)
+    read = read_particles(out)
+    assert all(name.startswith("J19/extract/") and name.endswith(".mrc:mrcs") for name in read.stacks)
+    assert angles_between_deg(read.rotations, given.rotations).max() < 1e-5
+    for name in ("shifts_A", "defocus_A", "ctf_scale", "half_set", "image_index"):
+        np.testing.assert_allclose(getattr(read, name), getattr(given, name), rtol=1e-12, err_msg=name)
+    with pytest.raises(ImageStackError, match="no such stack"):
+        convert(source, out, ParticleSettings(datadir=tmp_path), overwrite=True)
 
 
 def test_half_sets_are_not_made_up(star: Path) -> None:

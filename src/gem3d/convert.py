@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gem3d.atomic import replacing
-from gem3d.errors import Gem3dWarning, RunDirectoryError
+from gem3d.errors import Gem3dWarning, ImageStackError, RunDirectoryError, warn
 from gem3d.input_settings import ParticleSettings
 from gem3d.particles import ImageSource, Particles, template_of, write_relion_star
 from gem3d.subsets import read_chosen
@@ -30,8 +30,8 @@ def convert(
 
     Raises
     ------
-    Gem3dError: the input or the settings are at fault, `out` is there already, or, where paths of stacks are to be
-        written anew (with `settings.datadir`, and from formats other than STAR), a stack is not found.
+    Gem3dError: the input or the settings are at fault, `out` is there already, or, with `settings.datadir`, a stack
+        is not found.
     """
     out, settings = Path(out), settings or ParticleSettings()
     if out.suffix.lower() != ".star":
@@ -48,8 +48,15 @@ def convert(
             warnings.filterwarnings("ignore", ".*It is ignored, as asked", Gem3dWarning)
         particles = read_chosen(particle_file, settings, ignore_extras=True)
     template = template_of(particles)
-    if template is None or settings.datadir is not None:
+    if settings.datadir is not None:
         particles = _with_absolute_paths(particles, settings.datadir)
+    elif template is None:
+        try:
+            particles = _with_absolute_paths(particles, None)
+        except ImageStackError as missing:
+            warn(f"{missing} The names of the stacks are written as they are in {particle_file}.")
+            names = tuple(_as_relion_name(name) for name in particles.stacks)
+            particles = replace(particles, stacks=names)
     with replacing(out) as temporary:
         write_relion_star(particles, temporary, template=template)
     return particles
@@ -59,13 +66,12 @@ def _with_absolute_paths(particles: Particles, datadir: Path | None) -> Particle
     images = ImageSource(particles, datadir)
     found = images.stack_files()
     stacks = (
-        _as_relion_names(found[index]) if index in found else name
+        _as_relion_name(str(found[index].absolute())) if index in found else name
         for index, name in enumerate(particles.stacks)
     )
     return replace(images.particles, stacks=tuple(stacks))
 
 
-def _as_relion_names(stack: Path) -> str:
+def _as_relion_name(stack: str) -> str:
     """RELION takes a file of another suffix for a volume, unless told so after a colon."""
-    path = str(stack.absolute())
-    return path if stack.suffix == ".mrcs" else f"{path}:mrcs"
+    return stack if stack.endswith(".mrcs") else f"{stack}:mrcs"

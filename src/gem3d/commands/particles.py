@@ -82,10 +82,11 @@ class Convert:
     """
 
     particles: Annotated[PathArgument, arg(metavar="PARTICLES")]
-    """RELION STAR file of a finished 3D refinement (run_data.star), version 3.0 to 5."""
+    """Particle file of a finished 3D refinement: RELION's (run_data.star, version 3.0 to 5) or cryoSPARC's
+    (..._particles.cs)."""
     out: Annotated[Path, arg(metavar="FILE")]
     """STAR file to write. Paths of stacks are kept: use it from where the source was used, such as RELION's project
-    folder. With --datadir, and from other formats, the stacks are looked for and their absolute paths written."""
+    folder. From other formats, absolute paths are written where the stacks are found; with --datadir they must be."""
     overwrite: Overwrite = False
     settings: Annotated[ParticleSettings, arg(name="")] = field(default_factory=ParticleSettings)
 
