@@ -14,6 +14,7 @@ from gem3d.input_settings import InputSettings
 from gem3d.maps import read_mask
 from gem3d.particles import ImageSource, Particles, read_particles
 from gem3d.particles.image_names import describe_particle
+from gem3d.particles.plausibility import check_values
 from gem3d.settings import ReconstructSettings, RefineSettings
 
 # Where no diameter is given, the background lies outside this share of the box.
@@ -27,7 +28,9 @@ MASK_PIXEL_TOLERANCE = 0.01
 def open_images(particle_file: str | Path, settings: InputSettings) -> ImageSource:
     """The particles that the settings choose, their stacks all there."""
     particles = read_particles(particle_file, ctf=settings.ctf, ignore_extras=settings.ignore_optics_extras)
-    return ImageSource(particles, settings.datadir)
+    images = ImageSource(particles, settings.datadir)
+    check_values(images.particles)
+    return images
 
 
 def find_images(

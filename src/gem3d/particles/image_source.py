@@ -31,10 +31,17 @@ class ImageBatch:
     rows: `(b,)` int64, the particles.
     images: `(b, D, D)` float32, as stored; the caller may change them. Valid until the next batch is asked
         for.
+    n_left_out: images that were read since the batch before and are left out, as they cannot be used.
     """
 
     rows: NDArray[np.int64]
     images: NDArray[np.float32]
+    n_left_out: int = 0
+
+    @property
+    def n_read(self) -> int:
+        """Images that this batch stands for on the way through the whole order."""
+        return len(self.rows) + self.n_left_out
 
 
 class ImageSource:

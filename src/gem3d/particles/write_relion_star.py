@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import gemmi
@@ -23,7 +23,7 @@ def write_relion_star(
     path: Path | str,
     *,
     template: Path | str | None = None,
-    own_columns: dict[str, NDArray[np.float64]] | None = None,
+    own_columns: Mapping[str, NDArray[np.float64] | list[str]] | None = None,
 ) -> None:
     """Write particles in RELION 3.1's form, to full precision.
 
@@ -34,7 +34,7 @@ def write_relion_star(
         columns are kept word for word, but for the angles, the origins, the defocus (unless the particles
         have none, read with `ctf=False`), `rlnRandomSubset` (where the particles have half sets) and
         `gem3dContrast` (where they have any or had some).
-    own_columns: further columns of the particles, `(n,)` each, by name.
+    own_columns: further columns of the particles, `(n,)` each, by name: numbers, or words without blanks.
 
     Raises
     ------
@@ -47,7 +47,10 @@ def write_relion_star(
             f"{path}: {int((~has_half_set).sum())} of {len(particles)} particles have no half set; "
             "assign all of them before writing, or none."
         )
-    own: _Columns = {name: format_numbers(values) for name, values in (own_columns or {}).items()}
+    own: _Columns = {
+        name: values if isinstance(values, list) else format_numbers(values)
+        for name, values in (own_columns or {}).items()
+    }
     if template is None:
         blocks = {"optics": _optics_columns(particles), "particles": _particle_columns(particles) | own}
     else:
