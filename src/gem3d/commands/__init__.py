@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from gem3d.commands.maps import Assess, Fsc, Render
-from gem3d.commands.particles import Reconstruct, Refine
+from gem3d.commands.particles import Inspect, Reconstruct, Refine
 from gem3d.commands.simulations import Demo, Simulate
 
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "inspect": Inspect,
     "reconstruct": Reconstruct,
     "refine": Refine,
     "assess": Assess,

@@ -45,6 +45,7 @@ class ExcludedImages:
     Parameters
     ----------
     n_particles: of the set.
+    most_share: of the set that may be left out.
 
     Attributes
     ----------
@@ -52,7 +53,8 @@ class ExcludedImages:
         before the first pass, so that all passes judge alike.
     """
 
-    def __init__(self, n_particles: int) -> None:
+    def __init__(self, n_particles: int, *, most_share: float = MOST_EXCLUDED_SHARE) -> None:
+        self._most_share = most_share
         self._reason = np.zeros(n_particles, np.uint8)
         self.usual_power: float | None = None
 
@@ -80,7 +82,7 @@ class ExcludedImages:
 
         Raises
         ------
-        ImageStackError: they have come to more than `MOST_EXCLUDED_SHARE` of the set.
+        ImageStackError: they have come to more than `most_share` of the set.
         """
         status = found.status
         if self.usual_power is not None:
@@ -89,10 +91,10 @@ class ExcludedImages:
         bad = status != GOOD
         if bad.any():
             self._reason[rows[bad]] = status[bad]
-            if len(self) > MOST_EXCLUDED_SHARE * len(self._reason):
+            if len(self) > self._most_share * len(self._reason):
                 raise ImageStackError(
                     f"{particles.source}: {self._counted()} of {len(self._reason)} cannot be used, perhaps more: "
-                    f"{self.first_few(particles)}. That is over {100 * MOST_EXCLUDED_SHARE:g} %: {self._advice()}"
+                    f"{self.first_few(particles)}. That is over {100 * self._most_share:g} %: {self.advice()}"
                 )
         good: NDArray[np.bool_] = ~bad
         return good
@@ -112,7 +114,8 @@ class ExcludedImages:
     def _counted(self) -> str:
         return "1 image" if len(self) == 1 else f"{len(self)} images"
 
-    def _advice(self) -> str:
+    def advice(self) -> str:
+        """What to do where there are too many."""
         advice = "extract them again from the micrographs, or remove them from the file"
         if (self._reason == CONSTANT_BACKGROUND).any():
             advice += "; where the images were masked on purpose, leave them as they are with --no-normalise"

@@ -196,15 +196,21 @@ def _open_stacks(particles: Particles, datadir: Path | None) -> dict[int, MrcSta
     return stacks
 
 
-def _resolve(particles: Particles, stack: int, row: int, datadir: Path | None) -> Path:
-    name = Path(particles.stacks[stack])
-    folders = [particles.source.parent, Path()]
+def stack_candidates(name: Path, particle_file: Path, datadir: Path | None) -> list[Path]:
+    """Where a stack of this name is looked for, in order; see `ImageSource`."""
+    folders = [particle_file.parent, Path()]
     if datadir is not None:
         folders.insert(0, datadir)
     # An absolute name keeps itself under every folder, by the rules of joining paths.
     candidates = [name] if name.is_absolute() else [folder / name for folder in folders]
     if datadir is not None:
         candidates.append(datadir / name.name)
+    return candidates
+
+
+def _resolve(particles: Particles, stack: int, row: int, datadir: Path | None) -> Path:
+    name = Path(particles.stacks[stack])
+    candidates = stack_candidates(name, particles.source, datadir)
     for candidate in candidates:
         if candidate.is_file():
             return candidate
