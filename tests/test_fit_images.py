@@ -32,7 +32,7 @@ from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, weigh_
 from gem3d.kernels.project import project
 from gem3d.kernels.project.reference import project_reference
 from gem3d.optics import contrast_transfer_function
-from gem3d.particles import ImageBatch
+from gem3d.particles import ExcludedImages, ImageBatch
 from gem3d.threads import set_threads
 
 PIXEL_A = 2.0
@@ -80,7 +80,7 @@ def observe(truth: Gaussians, n: int, box: int, *, noise: float = 0.0, seed: int
         torch.fft.rfft2(images) * contrast_transfer_function(coefficients.float(), k[1], k[0]), s=(box, box)
     )
     values = seen.numpy() + noise * rng.standard_normal(seen.shape, dtype=np.float32)
-    return Observations(InMemory(values), box / 2, False, coefficients, rotations, shifts)  # type: ignore[arg-type]
+    return Observations(InMemory(values), box / 2, False, coefficients, rotations, shifts, ExcludedImages(n))  # type: ignore[arg-type]
 
 
 def project_images(truth: Gaussians, rotations: torch.Tensor, shifts: torch.Tensor, box: int) -> torch.Tensor:

@@ -1,12 +1,10 @@
 """Background normalisation, against plain numpy."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from gem3d.errors import ImageStackError, SettingsError
-from gem3d.particles import OpticsGroup, Particles, normalise_background, refuse_unnormalised
+from gem3d.errors import SettingsError
+from gem3d.particles import measure_images, normalise_background
 
 
 def plain_numpy(images, radius_px):
@@ -16,29 +14,6 @@ def plain_numpy(images, radius_px):
     background = images[:, outside].astype(np.float64)
     mean, std = background.mean(axis=1), background.std(axis=1)
     return (images - mean[:, None, None]) / std[:, None, None]
-
-
-def twelve_particles():
-    n = 12
-    return Particles(
-        rotations=np.tile(np.eye(3), (n, 1, 1)),
-        shifts_A=np.zeros((n, 2)),
-        defocus_A=np.full((n, 2), 1e4),
-        astigmatism_deg=np.zeros(n),
-        phase_shift_deg=np.zeros(n),
-        ctf_bfactor_A2=np.zeros(n),
-        ctf_scale=np.ones(n),
-        optics_index=np.zeros(n, np.int32),
-        half_set=np.zeros(n, np.int8),
-        contrast=np.ones(n),
-        micrograph_index=np.zeros(n, np.int32),
-        stack_index=np.zeros(n, np.int32),
-        image_index=np.arange(n, dtype=np.int32),
-        source_row=np.arange(n, dtype=np.int32),
-        stacks=("a.mrcs",),
-        optics=(OpticsGroup("one", 1.5, 16, 300.0, 2.7, 0.1),),
-        source=Path("p.star"),
-    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +37,7 @@ def test_a_corner_that_lies_far_out_does_no_harm():
     np.testing.assert_allclose(images, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_images_that_cannot_be_normalised_are_named_and_left_alone():
+def test_images_that_cannot_be_normalised_are_told_and_left_alone():
     images = np.random.default_rng(0).normal(0, 1, (6, 16, 16)).astype(np.float32)
     images[1] = 7.25
     images[1, 8, 8] = 3.0  # inside: the background is still constant
@@ -75,13 +50,25 @@ def test_images_that_cannot_be_normalised_are_named_and_left_alone():
     np.testing.assert_array_equal(status, [0, 1, 2, 2, 2, 2])
     np.testing.assert_array_equal(images[1:], before[1:])
 
-    particles = twelve_particles()
-    rows = np.array([11, 3, 5, 6, 7, 8])
-    with pytest.raises(ImageStackError, match=r"p\.star: particle 4 \(000004@a\.mrcs\): all pixels outside"):
-        refuse_unnormalised(status, rows, particles)
-    with pytest.raises(ImageStackError, match=r"particle 6 \(000006@a\.mrcs\): the image holds NaN"):
-        refuse_unnormalised(status[2:], rows[2:], particles)
-    refuse_unnormalised(status[:1], rows[:1], particles)
+
+@pytest.mark.parametrize("box", [31, 64])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_statistics_against_plain_numpy(box, normalise):
+    images = np.random.default_rng(0).normal(40, 3, (5, box, box)).astype(np.float32)
+    images[:, box // 2 - 4 : box // 2 + 4, box // 2 - 4 : box // 2 + 4] += 9
+    offset = np.arange(box) - box // 2
+    outside = offset[:, None] ** 2 + offset**2 > (box / 3) ** 2
+    background = images[:, outside].astype(float)
+    mean, sd = background.mean(1), background.std(1)
+    power = np.square(images.astype(float) - mean[:, None, None]).mean((1, 2))
+    before = images.copy()
+    found = measure_images(images, box / 3, normalise=normalise)
+    np.testing.assert_allclose(found.background_mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(found.background_sd, sd, rtol=1e-6)
+    np.testing.assert_allclose(found.power, power / sd**2 if normalise else power, rtol=1e-5)
+    assert not found.status.any()
+    if not normalise:
+        np.testing.assert_array_equal(images, before)
 
 
 @pytest.mark.parametrize("radius_px", [0.0, -1.0, 12.0, float("nan")])

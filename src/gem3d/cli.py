@@ -15,7 +15,7 @@ from gem3d.errors import Gem3dError
 
 DESCRIPTION = """Cryo-EM maps made of Gaussians, from particle images with known poses.
 
-Begin with `gem3d demo`, then `gem3d reconstruct particles.star --out results`.
+Begin with `gem3d demo`, then `gem3d inspect particles.star` and `gem3d reconstruct particles.star --out results`.
 Each command explains itself: `gem3d reconstruct --help`. Maps are MRC files, lengths are in A (angstroms)."""
 
 

@@ -14,6 +14,7 @@ from gem3d.input_settings import InputSettings
 from gem3d.maps import read_mask
 from gem3d.particles import ImageSource, Particles
 from gem3d.particles.image_names import describe_particle
+from gem3d.particles.plausibility import Finding, check_values
 from gem3d.settings import ReconstructSettings, RefineSettings
 from gem3d.subsets import chooses, read_chosen
 
@@ -27,7 +28,18 @@ MASK_PIXEL_TOLERANCE = 0.01
 
 def open_images(particle_file: str | Path, settings: InputSettings) -> ImageSource:
     """The particles that the settings choose, their stacks all there."""
-    particles = read_chosen(particle_file, settings, ignore_extras=settings.ignore_optics_extras)
+    images = open_stacks(read_input(particle_file, settings), settings)
+    check_values(images.particles)
+    return images
+
+
+def read_input(particle_file: str | Path, settings: InputSettings) -> Particles:
+    """The particles that the settings choose."""
+    return read_chosen(particle_file, settings, ignore_extras=settings.ignore_optics_extras)
+
+
+def open_stacks(particles: Particles, settings: InputSettings) -> ImageSource:
+    """Their images, as the settings have them taken."""
     return ImageSource(particles, settings.datadir, invert=settings.invert)
 
 
@@ -36,17 +48,26 @@ def find_images(
 ) -> tuple[ImageSource, NDArray[np.int8]]:
     """Particles whose stacks are all there, and the half set of each."""
     images = open_images(particle_file, settings)
-    column = images.particles.half_set_column
+    halves = settle_halves(particle_file, images.particles, settings, settings.seed)
+    _refuse_shared_images(particle_file, images, halves)
+    return images, halves
+
+
+def settle_halves(
+    particle_file: str | Path, particles: Particles, settings: InputSettings, seed: int
+) -> NDArray[np.int8]:
+    """The half set of each particle, 1 or 2: from the file, or drawn."""
+    column = particles.half_set_column
     drawn = settings.halves == "random"
-    if not drawn and not images.particles.half_set.any():
+    if not drawn and not particles.half_set.any():
         warn(
             f"{particle_file}: column {column} is missing, so the half sets are drawn at random; if all "
             "particles were refined together, the half maps are not independent and the resolution is optimistic"
         )
     halves = assign_halves(
-        images.particles.half_set,
-        images.particles.source_row,
-        settings.seed,
+        particles.half_set,
+        particles.source_row,
+        seed,
         random=drawn,
         source=str(particle_file),
     )
@@ -57,32 +78,49 @@ def find_images(
                 + (f"choose more than these {len(halves)}" if chooses(settings) else "complete the file")
                 + ", or ask for random halves (--halves random)"
             )
-    _refuse_shared_images(particle_file, images, halves)
-    return images, halves
+    return halves
 
 
 def _refuse_shared_images(particle_file: str | Path, images: ImageSource, halves: NDArray[np.int8]) -> None:
     """Refuse images that are in both half sets, and warn of those that are in one of them twice."""
-    ids = images.image_ids()
-    order = np.argsort(ids, kind="stable")
-    alike = ids[order[1:]] == ids[order[:-1]]
+    finding = find_shared_images(particle_file, images.particles, images.image_ids(), halves)
+    if finding is not None and finding.refused:
+        raise ParticleFileError(finding.message)
+    if finding is not None:
+        warn(finding.message)
+
+
+def find_shared_images(
+    particle_file: str | Path, particles: Particles, image_ids: NDArray[np.int64], halves: NDArray[np.int8]
+) -> Finding | None:
+    """Whether images are listed more than once; in both half sets they must not be.
+
+    Parameters
+    ----------
+    image_ids: `(n,)`, alike for particles that refer to one image.
+    """
+    order = np.argsort(image_ids, kind="stable")
+    alike = image_ids[order[1:]] == image_ids[order[:-1]]
     earlier, later = order[:-1][alike], order[1:][alike]
     apart = halves[earlier] != halves[later]
     if apart.any():
-        n = len(np.unique(ids[later[apart]]))
-        raise ParticleFileError(
+        n = len(np.unique(image_ids[later[apart]]))
+        return Finding(
+            True,
             f"{particle_file}: {n} image{' is' if n == 1 else 's are'} in both half sets, the first as "
-            f"{_first_pair(images.particles, earlier[apart], later[apart])}: the half maps then share noise, and "
+            f"{_first_pair(particles, earlier[apart], later[apart])}: the half maps then share noise, and "
             "every resolution comes out too fine. Remove the repeated rows; where they are meant (symmetry "
-            f"expansion), give all rows of an image the same {images.particles.half_set_column}"
+            f"expansion), give all rows of an image the same {particles.half_set_column}",
         )
     if len(later) > 0:
         n = len(later)
-        warn(
+        return Finding(
+            False,
             f"{particle_file}: {n} row{' repeats' if n == 1 else 's repeat'} the image of an earlier one, the first "
-            f"pair being {_first_pair(images.particles, earlier, later)}: it counts as often as it is listed. Unless "
-            "that is meant (symmetry expansion), remove the repeated rows"
+            f"pair being {_first_pair(particles, earlier, later)}: it counts as often as it is listed. Unless "
+            "that is meant (symmetry expansion), remove the repeated rows",
         )
+    return None
 
 
 def _first_pair(particles: Particles, earlier: NDArray[np.int64], later: NDArray[np.int64]) -> str:

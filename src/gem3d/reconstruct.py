@@ -16,7 +16,9 @@ from gem3d.assessment import Assessment, Reference, assess_half_maps
 from gem3d.assessment_files import describe_assessment, write_assessment
 from gem3d.errors import SettingsError, warn
 from gem3d.fit.checkpoint import Checkpoint
+from gem3d.fit.contrast_sign import refuse_inverted
 from gem3d.fit.observations import Observations
+from gem3d.fit.sample import look_at_sample
 from gem3d.gaussians import Gaussians, save_gaussians, save_ply
 from gem3d.half_maps import Job, density_of, fit_halves, maps_of_round, read_images
 from gem3d.inputs import (
@@ -27,6 +29,7 @@ from gem3d.inputs import (
     refuse_without_micrographs,
 )
 from gem3d.maps import write_map
+from gem3d.particles import ExcludedImages, Particles, write_excluded
 from gem3d.progress import Reporter
 from gem3d.reference_map import read_reference
 from gem3d.refine.outputs import write_refinement
@@ -135,6 +138,11 @@ def _reconstruct(
     if not kernels_are_compiled():
         reporter.say("first run here: kernels are compiled once, which takes up to half a minute")
 
+    with reporter.stage("look at a sample"):
+        sample = look_at_sample(observations, settings.seed)
+    refuse_inverted(sample.sign, particles.source, inverted=settings.invert)
+    observations.excluded.usual_power = sample.usual_power
+
     def images_were_read() -> None:
         """From here on there will be new results."""
         if not checkpoints.going_on:
@@ -157,6 +165,11 @@ def _reconstruct(
         observations = refined.observations
     linear_maps, method = read_images(job, observations, checkpoints.stage)
     images_were_read()
+    excluded = observations.excluded
+    if len(excluded) > 0:
+        _tell_excluded(out, excluded, particles)
+    used = halves.copy()
+    used[excluded.rows] = 0
     if refined is not None:
         write_refinement(out, refined, particles, halves)
     for number, found in enumerate(linear_maps, start=1):
@@ -190,7 +203,7 @@ def _reconstruct(
         last_shell=last_shell,
         bfactor_A2=settings.bfactor_A2,
         seed=settings.seed,
-        rotations=observations.rotations.numpy(),
+        rotations=observations.rotations.numpy()[used > 0],
         reference=reference,
         likelihood=None if gains[0] is None or gains[1] is None else (gains[0], gains[1]),
     )
@@ -199,7 +212,7 @@ def _reconstruct(
     write_assessment(out, assessment)
     described = describe_assessment(assessment, limited=last_shell < (box_size - 1) // 2)
     summary = summarise(
-        settings, refined, particle_file, halves, fits, final, coverage, described,
+        settings, refined, particle_file, used, excluded.counts(), fits, final, coverage, described,
         pixel_size_A=pixel_size_A, box_size=box_size, threads=threads, resumed=checkpoints.going_on,
     )  # fmt: skip
     run_directory.write_json(out / "summary.json", summary | describe_effort(reporter, len(halves)))
@@ -217,6 +230,15 @@ def _reconstruct(
     reporter.log.write(f"resolution (calibrated FSC 0.143): {summary['resolution']['claim']}")
     reporter.log.write(f"peak memory {summary['peak_memory_GB']:.2f} GB; done")
     return Reconstruction(half_maps, linear, final.gaussians, assessment, summary)
+
+
+def _tell_excluded(out: Path, excluded: ExcludedImages, particles: Particles) -> None:
+    write_excluded(particles, excluded, out / run_directory.EXCLUDED_STAR)
+    n = len(excluded)
+    warn(
+        f"{n} of {len(particles)} images {'is' if n == 1 else 'are'} left out, as they cannot be used: "
+        f"{excluded.first_few(particles)}. {run_directory.EXCLUDED_STAR} lists them all"
+    )
 
 
 def _warn_of_gaps(

@@ -50,7 +50,9 @@ REFINED_STAR, REFINEMENT_ROUNDS, REFINEMENT_PAGE = REFINEMENT_RESULTS = (
     "refinement.html",
 )
 """Further ones where particles were refined."""
-ALL_RESULTS = RESULTS + REFERENCE_RESULTS + REFINEMENT_RESULTS
+EXCLUDED_STAR = "excluded.star"
+"""One more where images could not be used."""
+ALL_RESULTS = (*RESULTS, *REFERENCE_RESULTS, *REFINEMENT_RESULTS, EXCLUDED_STAR)
 
 
 def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:

@@ -77,6 +77,7 @@ def summarise(
     refined: Refinement | None,
     particle_file: str | Path,
     halves: np.ndarray,
+    excluded: dict[str, int],
     fits: tuple[Fit, Fit],
     final: Fit,
     coverage: np.ndarray,
@@ -91,6 +92,8 @@ def summarise(
 
     Parameters
     ----------
+    halves: half set of each particle; 0 of those left out.
+    excluded: number of particles left out for each reason.
     found: what the assessment says (`gem3d.assessment_files.describe_assessment`).
     """
     return {
@@ -107,6 +110,7 @@ def summarise(
         "device": "cpu",
         "threads": threads,
         "particles": {"half1": int((halves == 1).sum()), "half2": int((halves == 2).sum())},
+        "particles_excluded": {"total": sum(excluded.values()), "reasons": excluded},
         "box_size_px": box_size,
         "pixel_size_A": pixel_size_A,
         "gaussians": {

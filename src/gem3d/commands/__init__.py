@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from gem3d.commands.maps import Assess, Fsc, Render
-from gem3d.commands.particles import Convert, Reconstruct, Refine
+from gem3d.commands.particles import Convert, Inspect, Reconstruct, Refine
 from gem3d.commands.simulations import Demo, Simulate
 
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "inspect": Inspect,
     "reconstruct": Reconstruct,
     "refine": Refine,
     "convert": Convert,

@@ -5,6 +5,7 @@ The text under each field is the option's help.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +13,39 @@ from typing import Annotated
 from tyro.conf import arg
 
 from gem3d.commands.options import Overwrite, PathArgument
-from gem3d.input_settings import ParticleSettings
+from gem3d.input_settings import InputSettings, ParticleSettings
 from gem3d.option_help import Flag, helped_by_docstrings
 from gem3d.settings import ReconstructSettings, RefineSettings
 from gem3d.summary_table import print_run
+
+
+@helped_by_docstrings
+@dataclass(frozen=True)
+class Inspect:
+    """Look at a particle set in a few seconds, and say what a reconstruction would make of it.
+
+    Reads all metadata and up to 1,000 images: optics, half sets, ranges, views, missing stacks and where they may be,
+    the sign of the contrast, images that cannot be used, and about how long a reconstruction would take. Lists every
+    problem, not only the first. Exits with 0 where a reconstruction would take the set, with 2 where it would refuse.
+    """
+
+    particles: Annotated[PathArgument, arg(metavar="PARTICLES")]
+    """RELION STAR file of a finished 3D refinement (run_data.star), version 3.0 to 5."""
+    json: Flag = False
+    """Print one JSON object instead, for scripts: docs/inspect.md has its keys."""
+    settings: Annotated[InputSettings, arg(name="")] = field(default_factory=InputSettings)
+
+    def run(self) -> None:
+        from gem3d.inspect_particles import inspect_particles
+        from gem3d.inspection_table import as_json, print_inspection
+
+        found = inspect_particles(self.particles, self.settings)
+        if self.json:
+            print(as_json(found))
+        else:
+            print_inspection(found)
+        if found.problems:
+            sys.exit(2)
 
 
 @helped_by_docstrings

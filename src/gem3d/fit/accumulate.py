@@ -79,7 +79,7 @@ def accumulate(
     radius: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[HalfSet, ...]:
-    """Read every image of the halves wanted once and fill their normal equations.
+    """Read every image of the halves wanted once and fill their normal equations with those that can be used.
 
     Parameters
     ----------
@@ -117,9 +117,11 @@ def accumulate(
                 observations.rotations[rows],
                 sample_weight[key // 2],
             )
-        done += len(batch.rows)
+        done += batch.n_read
         if progress is not None:
             progress(done, len(order))
+    if progress is not None:
+        progress(len(order), len(order))
     final = {key: slices.finish() for key, slices in sets.items()}
     return tuple(HalfSet(final[2 * half], final[2 * half + 1], noise[half]) for half in wanted)
 

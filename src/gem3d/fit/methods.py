@@ -126,7 +126,8 @@ class FromImages:
         self._noise = noise_power
         self._shapes, self._observations, self._seed, self._epochs = shapes, observations, seed, epochs
         self._checkpoint_of = checkpoint_of
-        self._rows = file_order(observations.images.particles)
+        # Every image has been seen: from here on the batches have the sizes that are asked for.
+        self._rows = observations.excluded.without(file_order(observations.images.particles))
         self._half = halves[self._rows]
         self._is_held_out = is_held_out(self._rows, seed)
 

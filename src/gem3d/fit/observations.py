@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d.optics import ctf_coefficients
-from gem3d.particles import ImageBatch, ImageSource, Particles, normalise_background, refuse_unnormalised
+from gem3d.particles import ExcludedImages, ImageBatch, ImageSource, Particles, measure_images
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Observations:
     ctf_coefficients: `(n, 7)` float64, see `gem3d.optics`.
     rotations: `(n, 3, 3)` float64 poses.
     shifts_px: `(n, 2)` float64, where the particle's centre appears.
+    excluded: images that were found to be of no use: one record for all that go back to the same set.
     """
 
     images: ImageSource
@@ -32,11 +33,14 @@ class Observations:
     ctf_coefficients: torch.Tensor
     rotations: torch.Tensor
     shifts_px: torch.Tensor
+    excluded: ExcludedImages
 
     @classmethod
     def of(cls, images: ImageSource, particle_radius_px: float, *, normalise: bool = True) -> Observations:
         """Those of an image source, with the poses and CTFs of its particles."""
-        return cls(images, particle_radius_px, normalise, *_poses_and_ctfs(images.particles))
+        particles = images.particles
+        excluded = ExcludedImages(len(particles))
+        return cls(images, particle_radius_px, normalise, *_poses_and_ctfs(particles), excluded)
 
     def at(self, particles: Particles) -> Observations:
         """The same images at other poses, shifts and CTFs of their particles."""
@@ -56,15 +60,25 @@ class Observations:
     def batches(self, rows: NDArray[np.int64], batch_size: int | Sequence[int]) -> Iterator[ImageBatch]:
         """Images in the given order, normalised if they are to be; valid until the next are asked for.
 
+        Images that cannot be used are left out, and put down in `excluded`: a batch may be smaller than asked for,
+        and none is empty. Who relies on sizes asks for rows without those excluded, after a pass over all.
+
         Raises
         ------
-        ImageStackError: an image has no background to normalise by, or holds NaN; or a stack has gone.
+        ImageStackError: too many images cannot be used; or a stack has gone.
         """
+        n_left_out = 0
         for batch in self.images.batches(rows, batch_size):
-            if self.normalise:
-                status = normalise_background(batch.images, self.particle_radius_px)
-                refuse_unnormalised(status, batch.rows, self.images.particles)
-            yield batch
+            found = measure_images(batch.images, self.particle_radius_px, normalise=self.normalise)
+            good = self.excluded.judge(batch.rows, found, self.images.particles)
+            n_left_out += int(np.count_nonzero(~good))
+            if good.all():
+                yield replace(batch, n_left_out=n_left_out)
+            elif good.any():
+                yield ImageBatch(batch.rows[good], batch.images[good], n_left_out)
+            else:
+                continue
+            n_left_out = 0
 
 
 def _poses_and_ctfs(particles: Particles) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -31,10 +31,17 @@ class ImageBatch:
     rows: `(b,)` int64, the particles.
     images: `(b, D, D)` float32, as stored, or times -1; the caller may change them. Valid until the next batch is
         asked for.
+    n_left_out: images that were read since the batch before and are left out, as they cannot be used.
     """
 
     rows: NDArray[np.int64]
     images: NDArray[np.float32]
+    n_left_out: int = 0
+
+    @property
+    def n_read(self) -> int:
+        """Images that this batch stands for on the way through the whole order."""
+        return len(self.rows) + self.n_left_out
 
 
 class ImageSource:
@@ -199,16 +206,23 @@ def _open_stacks(particles: Particles, datadir: Path | None) -> dict[int, MrcSta
     return stacks
 
 
-def _resolve(particles: Particles, stack: int, row: int, datadir: Path | None) -> Path:
+def stack_candidates(name: str, particle_file: Path, datadir: Path | None) -> list[Path]:
+    """Where a stack of this name is looked for, in order; see `ImageSource`."""
     # RELION's way to say that a file of another suffix is a stack.
-    name = Path(particles.stacks[stack].removesuffix(":mrcs"))
-    folders = [particles.source.parent, Path()]
+    path = Path(name.removesuffix(":mrcs"))
+    folders = [particle_file.parent, Path()]
     if datadir is not None:
         folders.insert(0, datadir)
     # An absolute name keeps itself under every folder, by the rules of joining paths.
-    candidates = [name] if name.is_absolute() else [folder / name for folder in folders]
+    candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
     if datadir is not None:
-        candidates.append(datadir / name.name)
+        candidates.append(datadir / path.name)
+    return candidates
+
+
+def _resolve(particles: Particles, stack: int, row: int, datadir: Path | None) -> Path:
+    name = particles.stacks[stack]
+    candidates = stack_candidates(name, particles.source, datadir)
     for candidate in candidates:
         if candidate.is_file():
             return candidate

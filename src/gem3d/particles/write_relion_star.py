@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import gemmi
@@ -26,7 +26,7 @@ def write_relion_star(
     path: Path | str,
     *,
     template: Path | str | None = None,
-    own_columns: dict[str, NDArray[np.float64]] | None = None,
+    own_columns: Mapping[str, NDArray[np.float64] | list[str]] | None = None,
 ) -> None:
     """Write particles in RELION 3.1's form, to full precision.
 
@@ -38,7 +38,7 @@ def write_relion_star(
         which these differ: angles, origins, defocus (unless the particles have none, read with `ctf=False`), pixel
         size, paths of stacks, `rlnRandomSubset` (where the particles have half sets) and `gem3dContrast` (where they
         have any or had some).
-    own_columns: further columns of the particles, `(n,)` each, by name.
+    own_columns: further columns of the particles, `(n,)` each, by name: numbers, or words without blanks.
 
     Raises
     ------
@@ -51,7 +51,10 @@ def write_relion_star(
             f"{path}: {int((~has_half_set).sum())} of {len(particles)} particles have no half set; "
             "assign all of them before writing, or none."
         )
-    own: _Columns = {name: format_numbers(values) for name, values in (own_columns or {}).items()}
+    own: _Columns = {
+        name: values if isinstance(values, list) else format_numbers(values)
+        for name, values in (own_columns or {}).items()
+    }
     if template is None:
         blocks = {"optics": _optics_columns(particles), "particles": _particle_columns(particles) | own}
     else:

@@ -156,10 +156,10 @@ def refine_half(
     estimates = state.estimates.copy()
     gain, width = torch.zeros(n, dtype=torch.float64), torch.zeros(n, 4, dtype=torch.float64)
     alone = {
-        name: Marginal(torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64))
+        name: Marginal(torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))
         for name in _KINDS
     }
-    done = 0
+    done = 0  # particles whose images cannot be used stay as they are, and know nothing
     for batch, found in refined(np.arange(n), precision):
         where = batch.where
         estimates.put(where, found.estimates)
@@ -172,6 +172,8 @@ def refine_half(
         done += len(where)
         if report is not None:
             report(done, n, "")
+    if report is not None:
+        report(n, n, "")
     if without_defocus:
         precision[DEFOCUS] = state.precision[DEFOCUS]
     estimates.contrasts.clamp_(min=0)  # what looks like its own negative counts for nothing

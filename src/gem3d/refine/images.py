@@ -82,6 +82,8 @@ class ImagesOfHalf:
         noise_power: torch.Tensor,
     ) -> None:
         self._observations, self.rows = observations, rows
+        self._place = np.full(len(observations.images.particles), -1, np.int64)
+        self._place[rows] = np.arange(len(rows))
         self._rates = torch.from_numpy(defocus_rates(observations.images.particles))
         self._volume = transform_for_slices(density, shell_weight)
         weight = 1 / noise_power[: len(shell_weight)]
@@ -94,12 +96,11 @@ class ImagesOfHalf:
         return len(self.rows)
 
     def batches(self, places: NDArray[np.int64]) -> Iterator[ImagesInHand]:
-        """The images at some places among those of the half, in rising order."""
-        done = 0
+        """The images at some places among those of the half, in rising order, but for those that cannot be used."""
         for batch in self._observations.batches(self.rows[places], BATCH_SIZE):
             rows = torch.from_numpy(batch.rows)
             yield ImagesInHand(
-                torch.from_numpy(places[done : done + len(rows)]),
+                torch.from_numpy(self._place[batch.rows]),
                 transform(batch.images),
                 self._observations.ctf_coefficients[rows],
                 self._rates[rows],
@@ -107,4 +108,3 @@ class ImagesOfHalf:
                 self._sample_weight,
                 self._step_per_A,
             )
-            done += len(rows)
