@@ -172,7 +172,8 @@ def _open_stacks(particles: Particles, datadir: Path | None) -> dict[int, MrcSta
 
     stacks: dict[int, MrcStack] = {}
     for stack, row in zip(used.tolist(), first_row.tolist(), strict=True):
-        path = _resolve(particles, stack, row, datadir)
+        where = f"{describe_particle(particles, row)}, column {particles.image_column}"
+        path = find_stack(particles.stacks[stack], particles.source, where, datadir)
         try:
             header = read_stack_header(path)
         except ImageStackError as error:
@@ -189,23 +190,41 @@ def _open_stacks(particles: Particles, datadir: Path | None) -> dict[int, MrcSta
     return stacks
 
 
-def _resolve(particles: Particles, stack: int, row: int, datadir: Path | None) -> Path:
-    name = Path(particles.stacks[stack])
-    folders = [particles.source.parent, Path()]
+def find_stack(name: str, source: Path, where: str, datadir: Path | None) -> Path:
+    """The file of a stack, looked for as `ImageSource` says.
+
+    Parameters
+    ----------
+    name: as the particle file `source` writes it.
+    where: in that file, for the message.
+
+    Raises
+    ------
+    ImageStackError: it is nowhere.
+    """
+    path = Path(name)
+    folders = [source.parent, Path()]
     if datadir is not None:
         folders.insert(0, datadir)
     # An absolute name keeps itself under every folder, by the rules of joining paths.
-    candidates = [name] if name.is_absolute() else [folder / name for folder in folders]
+    candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
     if datadir is not None:
-        candidates.append(datadir / name.name)
+        candidates.append(datadir / path.name)
     for candidate in candidates:
-        if candidate.is_file():
+        if _is_file(candidate):
             return candidate
     searched = ", ".join(dict.fromkeys(str(candidate.absolute().parent) for candidate in candidates))
     raise ImageStackError(
-        f"{particles.source}: {describe_particle(particles, row)}, column {particles.image_column}: no such stack: "
-        f"{name}. Looked in: {searched}. Give the folder that the names begin in with --datadir."
+        f"{source}: {where}: no such stack: {name}. Looked in: {searched}. Give the folder that the names begin in "
+        "with --datadir."
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, or a folder that must not be read
+        return False
 
 
 def _check_box_sizes(particles: Particles, stacks: dict[int, MrcStack], first_row: list[int]) -> None:
