@@ -24,6 +24,13 @@ class InputSettings:
     ] = None
     """Folder that the image paths in the particle file begin in: for RELION, the project folder. Give it when the
     stacks are not found."""
+    poses: Annotated[Path | None, arg(metavar="PKL", help_behavior_hint="(default: none)")] = None
+    """Poses as cryoDRGN keeps them (poses.pkl). PARTICLES then lists the images only: a stack (.mrcs), a text file of
+    stacks (.txt), or a STAR file, in the order of the poses."""
+    ctf_table: Annotated[
+        Path | None, arg(name="ctf", metavar="PKL", help_behavior_hint="(default: none)")
+    ] = None
+    """CTFs that go with these poses, as cryoDRGN keeps them (ctf.pkl); the pixel size is taken from there, too."""
     halves: Literal["auto", "random"] = "auto"
     """Half sets: `auto` takes those of the particle file (rlnRandomSubset) and draws them where it has none;
     `random` always draws. Halves that a refinement kept apart must stay apart, so leave this alone then."""

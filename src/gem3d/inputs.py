@@ -26,7 +26,14 @@ MASK_PIXEL_TOLERANCE = 0.01
 
 def open_images(particle_file: str | Path, settings: InputSettings) -> ImageSource:
     """The particles that the settings choose, their stacks all there."""
-    particles = read_particles(particle_file, ctf=settings.ctf, ignore_extras=settings.ignore_optics_extras)
+    particles = read_particles(
+        particle_file,
+        ctf=settings.ctf,
+        ignore_extras=settings.ignore_optics_extras,
+        poses=settings.poses,
+        ctf_table=settings.ctf_table,
+        datadir=settings.datadir,
+    )
     return ImageSource(particles, settings.datadir)
 
 

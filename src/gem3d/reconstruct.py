@@ -99,7 +99,9 @@ def _reconstruct(
             if begun
             else "--resume: --fit volume leaves nothing to go on from; run it again, with --overwrite if need be"
         )
-    run_directory.refuse_inputs(out, particle_file, settings.mask, settings.reference)
+    run_directory.refuse_inputs(
+        out, particle_file, settings.mask, settings.reference, settings.poses, settings.ctf_table
+    )
     if refinement is not None and not settings.ctf:
         if refinement.defocus == "micrograph" or refinement.sigma_defocus_A != "auto":
             warn("--no-ctf: there is no defocus to refine")
@@ -157,7 +159,7 @@ def _reconstruct(
     linear_maps, method = read_images(job, observations, checkpoints.stage)
     images_were_read()
     if refined is not None:
-        write_refinement(out, refined, particles, halves)
+        write_refinement(out, refined, particles, halves, keep_columns=settings.poses is None)
     for number, found in enumerate(linear_maps, start=1):
         write_map(out / f"linear_half{number}.mrc", found.values, pixel_size_A)
     linear = (linear_maps[0].values, linear_maps[1].values)

@@ -4,20 +4,43 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gem3d.errors import ParticleFileError
+from gem3d.errors import ParticleFileError, SettingsError
+from gem3d.particles.cryodrgn import read_cryodrgn
+from gem3d.particles.image_lists import is_image_list
 from gem3d.particles.particles import Particles
 from gem3d.particles.relion_star import read_relion_star
 
 
-def read_particles(path: Path | str, *, ctf: bool = True, ignore_extras: bool = False) -> Particles:
+def read_particles(
+    path: Path | str,
+    *,
+    ctf: bool = True,
+    ignore_extras: bool = False,
+    poses: Path | None = None,
+    ctf_table: Path | None = None,
+    datadir: Path | None = None,
+    pixel_size_A: float | None = None,
+) -> Particles:
     """Read a refined particle set in any supported format, chosen by the file's suffix.
 
     Parameters
     ----------
-    path: a RELION STAR file (`.star`).
+    path: a RELION STAR file (`.star`); with `poses`, a list of images.
     ctf, ignore_extras: as in `read_relion_star`.
+    poses, ctf_table, datadir, pixel_size_A: as in `read_cryodrgn`.
     """
     path = Path(path)
+    if poses is not None:
+        return read_cryodrgn(path, poses, ctf_table, ctf=ctf, datadir=datadir, pixel_size_A=pixel_size_A)
+    if ctf_table is not None:
+        raise SettingsError(
+            f"--ctf {ctf_table}: goes with cryoDRGN's poses; give poses.pkl with --poses, or leave it out"
+        )
+    if is_image_list(path):
+        raise ParticleFileError(
+            f"{path}: holds images only; give their poses and CTFs with --poses poses.pkl --ctf ctf.pkl (of "
+            "cryoDRGN), or the STAR file that has them."
+        )
     if path.suffix.lower() == ".star":
         return read_relion_star(path, ctf=ctf, ignore_extras=ignore_extras)
     raise ParticleFileError(

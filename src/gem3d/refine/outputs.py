@@ -38,12 +38,20 @@ ROUND_COLUMNS = (
 )
 
 
-def write_refinement(out: Path, refinement: Refinement, given: Particles, halves: NDArray[np.int8]) -> None:
+def write_refinement(
+    out: Path,
+    refinement: Refinement,
+    given: Particles,
+    halves: NDArray[np.int8],
+    *,
+    keep_columns: bool = True,
+) -> None:
     """Write all three files.
 
     Parameters
     ----------
     given: the particles before, whose file's columns are kept.
+    keep_columns: False where that file is not the STAR file of their poses and optics.
     halves: the half set that each particle was refined in; from here on it must stay there.
     """
     width = refinement.width
@@ -56,8 +64,9 @@ def write_refinement(out: Path, refinement: Refinement, given: Particles, halves
     }
     particles = replace(refinement.particles, half_set=halves)
     with replacing(out / run_directory.REFINED_STAR) as temporary:
+        template = given.source if keep_columns else None
         rounded = {name: np.round(values, 5) for name, values in own.items()}
-        write_relion_star(particles, temporary, template=given.source, own_columns=rounded)
+        write_relion_star(particles, temporary, template=template, own_columns=rounded)
     run_directory.write_csv(out / run_directory.REFINEMENT_ROUNDS, ROUND_COLUMNS, round_rows(refinement))
     run_directory.write_text(out / run_directory.REFINEMENT_PAGE, histogram_page(refinement, given, halves))
 
