@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-import gem3d.simulate_particles as pickles
 from command_line import refused as command_refused
 from gem3d.errors import Gem3dWarning, ParticleFileError
 from gem3d.fit.accumulate import accumulate
@@ -21,6 +20,7 @@ from gem3d.input_settings import InputSettings
 from gem3d.optics import contrast_transfer_function, ctf_coefficients
 from gem3d.particles import ImageSource, fill_box_size, read_particles
 from gem3d.particles.cryosparc import read_cryosparc
+from gem3d.particles.restricted_pickle import load_arrays
 from gem3d.subsets import read_chosen
 
 FORMATS = Path(__file__).resolve().parents[2] / "shared" / "data" / "formats"
@@ -574,10 +574,9 @@ def test_dark_images_of_a_cs_file_give_the_map_of_the_bright_ones_of_a_star_file
 def test_as_cryodrgn_reads_it():
     p = read_particles(FORMATS / "cryosparc_P12_J24_001_particles.cs")
     assert len(p) == 2019
-    with (FORMATS / "pose.cs.pkl").open("rb") as stream:
-        rotations, translations = pickles._ArrayUnpickler(stream).load()
-    with (FORMATS / "ctf2.pkl").open("rb") as stream:
-        box, pixel_A, df_u, df_v, angle, kv, cs, contrast, phase = pickles._ArrayUnpickler(stream).load().T
+    rotations, translations = load_arrays(FORMATS / "pose.cs.pkl", "")
+    (rows,) = load_arrays(FORMATS / "ctf2.pkl", "")
+    box, pixel_A, df_u, df_v, angle, kv, cs, contrast, phase = rows.T
     np.testing.assert_allclose(p.rotations, rotations, atol=1e-5)
     np.testing.assert_allclose(-p.shifts_A / p.pixel_size_A / p.box_size_px, translations, atol=1e-5)
     np.testing.assert_allclose(p.defocus_A, np.stack([df_u, df_v], axis=1), rtol=1e-5)

@@ -15,13 +15,10 @@ from command_line import HOLD_TIMES, OF_A_CLAIM
 from gem3d.assess import fourier_shell_correlation
 from gem3d.cli import main
 from gem3d.maps import read_map
-from gem3d.particles import matrix_to_euler
 from gem3d.run_directory import RESULTS
 from gem3d.simulate import Simulation, simulate
-from gem3d.simulate_particles import _load
 from gem3d.structures import packaged_structure
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 BOX, PIXEL_A = 32, 6.6
 MAPS = [name for name in RESULTS if name.endswith(".mrc")]
 
@@ -210,26 +207,6 @@ def test_nothing_finer_than_the_signal_is_claimed(made: Simulation, tmp_path: Pa
     assert claim["estimate_A"] > two_shells_on_A
     finest = claim["interval_A"][1]
     assert finest is None or finest > two_shells_on_A
-
-
-@pytest.mark.skipif(not DATA.exists(), reason=f"reference data not at {DATA}")
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the truth's header has no "MAP" word
-def test_toy_set_of_another_program(tmp_path: Path) -> None:
-    """1,000 noise-free images without CTF (`shared/data/README.md`): FSC >= 0.9 up to two thirds of Nyquist."""
-    with (DATA / "toy" / "toy_rot_zerotrans.pkl").open("rb") as file:
-        rotations, _ = _load(file)
-    lines = ["data_optics", "", "loop_", "_rlnOpticsGroup", "_rlnImagePixelSize", "1 1.0", ""]
-    columns = ("ImageName", "AngleRot", "AngleTilt", "AnglePsi", "OpticsGroup", "RandomSubset")
-    lines += ["data_particles", "", "loop_", *(f"_rln{name}" for name in columns)]
-    lines += [
-        f"{i + 1}@toy_projections.mrcs {' '.join(map(repr, angles.tolist()))} 1 {1 + i % 2}"
-        for i, angles in enumerate(matrix_to_euler(np.asarray(rotations, dtype=np.float64)))
-    ]
-    (tmp_path / "toy.star").write_text("\n".join(lines) + "\n")
-    out = tmp_path / "run"
-    run(tmp_path / "toy.star", out, "--datadir", str(DATA / "toy"), "--no-ctf", "--no-normalise")
-    for name in ("map_unfiltered.mrc", "half1.mrc", "linear_half1.mrc"):
-        assert fsc(out / name, DATA / "toy" / "toymodel_small_nocenter.mrc")[1:11].min() >= 0.9, name
 
 
 def test_demo_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from gem3d.atomic import replacing
 from gem3d.errors import Gem3dWarning, ImageStackError, RunDirectoryError, warn
 from gem3d.input_settings import ParticleSettings
-from gem3d.particles import ImageSource, Particles, template_of, write_relion_star
+from gem3d.particles import ImageSource, Particles, write_relion_star
 from gem3d.subsets import read_chosen
 
 
@@ -47,7 +47,7 @@ def convert(
             # Optics that reconstructions do not model are kept, with all other columns.
             warnings.filterwarnings("ignore", ".*It is ignored, as asked", Gem3dWarning)
         particles = read_chosen(particle_file, settings, ignore_extras=True)
-    template = template_of(particles)
+    template = particles.template
     if settings.datadir is not None:
         particles = _with_absolute_paths(particles, settings.datadir)
     elif template is None:

@@ -32,6 +32,13 @@ class ParticleSettings:
     ] = ()
     """Passthrough file of the same cryoSPARC job (..._passthrough_particles.cs), where the particle file lacks
     columns that are in it."""
+    poses: Annotated[Path | None, arg(metavar="PKL", help_behavior_hint="(default: none)")] = None
+    """Poses as cryoDRGN keeps them (poses.pkl). PARTICLES then lists the images only: a stack (.mrcs), a text file of
+    stacks (.txt), or a STAR file, in the order of the poses."""
+    ctf_table: Annotated[
+        Path | None, arg(name="ctf", metavar="PKL", help_behavior_hint="(default: none)")
+    ] = None
+    """CTFs that go with these poses, as cryoDRGN keeps them (ctf.pkl); the pixel size is taken from there, too."""
     ctf: Flag = True
     """The images have no CTF, as simulated or already corrected ones may; its columns are not read."""
     first: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None

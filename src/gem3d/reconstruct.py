@@ -102,7 +102,9 @@ def _reconstruct(
             if begun
             else "--resume: --fit volume leaves nothing to go on from; run it again, with --overwrite if need be"
         )
-    run_directory.refuse_inputs(out, particle_file, settings.mask, settings.reference)
+    run_directory.refuse_inputs(
+        out, particle_file, settings.mask, settings.reference, settings.poses, settings.ctf_table
+    )
     if refinement is not None and not settings.ctf:
         if refinement.defocus == "micrograph" or refinement.sigma_defocus_A != "auto":
             warn("--no-ctf: there is no defocus to refine")

@@ -114,6 +114,6 @@ def _digest(particles: Particles) -> str:
         value = getattr(particles, each.name)
         if isinstance(value, np.ndarray):
             digest.update(np.ascontiguousarray(value).tobytes())
-        elif each.name != "source":
+        elif each.name not in ("source", "template"):
             digest.update(repr(value).encode())
     return f"{len(particles)}, SHA-256 {digest.hexdigest()[:16]}"

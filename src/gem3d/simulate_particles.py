@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from gem3d.errors import ParticleFileError
 from gem3d.particles import OpticsGroup, Particles, read_relion_star
+from gem3d.particles.cryodrgn_tables import read_cryodrgn_ctf
 
 FloatArray = NDArray[np.float64]
 
@@ -20,8 +18,6 @@ FloatArray = NDArray[np.float64]
 DEFOCUS_RANGE_A = (8_000.0, 25_000.0)
 ASTIGMATISM_SD_A = 150.0
 VOLTAGE_KV, SPHERICAL_ABERRATION_MM, AMPLITUDE_CONTRAST = 300.0, 2.7, 0.1
-
-CRYODRGN_COLUMNS = 9
 
 
 @dataclass(frozen=True)
@@ -153,53 +149,8 @@ def read_ctf_table(path: Path) -> CtfTable:
             particles.phase_shift_deg,
             instruments[particles.optics_index],
         )
-    rows = _unpickle_array(path)
-    if rows.ndim != 2 or rows.shape[1] != CRYODRGN_COLUMNS or not len(rows):
-        raise ParticleFileError(
-            f"{path}: shape {rows.shape}, a cryoDRGN CTF table has {CRYODRGN_COLUMNS} columns"
-        )
-    rows = rows.astype(np.float64)
-    if not np.isfinite(rows).all():
-        raise ParticleFileError(f"{path}: some values are NaN or infinite; remove those rows")
-    # D, pixel size, defocus U, V, angle, kV, Cs, amplitude contrast, phase shift. Stored as float32: rounding
-    # gives 2.7 mm back for 2.70000005.
-    return CtfTable(rows[:, 2:4], rows[:, 4], rows[:, 8], np.round(rows[:, 5:8], 6))
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits what numpy needs to rebuild an array, and nothing else: a pickle can run any code."""
-
-    _ALLOWED = {  # noqa: RUF012 (a constant table)
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        try:
-            return self._ALLOWED[module_name, global_name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, not array data") from None
-
-
-def _unpickle_array(path: Path) -> NDArray[Any]:
-    try:
-        with path.open("rb") as stream:
-            array = _load(stream)
-    except OSError as error:
-        raise ParticleFileError(f"{path}: cannot be opened ({error})") from error
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise ParticleFileError(
-            f"{path}: no pickled CTF table ({error}); give a cryoDRGN ctf.pkl or a STAR file"
-        ) from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        raise ParticleFileError(f"{path}: holds no array of numbers; give a cryoDRGN ctf.pkl or a STAR file")
-    return array
-
-
-def _load(stream: BinaryIO) -> object:
-    return _ArrayUnpickler(stream).load()
+    table = read_cryodrgn_ctf(path)
+    return CtfTable(table.defocus_A, table.astigmatism_deg, table.phase_shift_deg, table.instrument)
 
 
 def _default_optics(n: int, rng: np.random.Generator) -> CtfTable:

@@ -33,7 +33,14 @@ def read_chosen(
     Gem3dError: the file, the list of rows or the expression is at fault, or no particle is left.
     """
     particles = read_particles(
-        particle_file, ctf=settings.ctf, ignore_extras=ignore_extras, passthrough=settings.passthrough
+        particle_file,
+        ctf=settings.ctf,
+        ignore_extras=ignore_extras,
+        passthrough=settings.passthrough,
+        poses=settings.poses,
+        ctf_table=settings.ctf_table,
+        datadir=settings.datadir,
+        pixel_size_A=settings.pixel_size_A,
     )
     if chooses(settings):
         particles = without_unused_optics(particles.subset(_chosen(particles, settings)))

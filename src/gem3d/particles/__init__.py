@@ -8,7 +8,7 @@ from gem3d.particles.preprocess import ImageStatistics, measure_images, normalis
 from gem3d.particles.read import read_particles
 from gem3d.particles.relion_star import read_relion_star
 from gem3d.particles.write_excluded import write_excluded
-from gem3d.particles.write_relion_star import template_of, write_relion_star
+from gem3d.particles.write_relion_star import write_relion_star
 
 __all__ = [
     "ExcludedImages",
@@ -26,7 +26,6 @@ __all__ = [
     "normalise_background",
     "read_particles",
     "read_relion_star",
-    "template_of",
     "write_excluded",
     "write_relion_star",
 ]

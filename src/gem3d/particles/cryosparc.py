@@ -25,6 +25,7 @@ comparison of images and projections meets it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,42 @@ def read_cryosparc(
         source=Path(path),
         image_column="blob/path",
         half_set_column=alignments.column("split"),
+    )
+
+
+@dataclass(frozen=True)
+class CsImages:
+    """The images that a file lists, whatever it says of poses; see `Particles`, and `sign`: -1 for dark particles."""
+
+    stack_index: NDArray[np.int32]
+    image_index: NDArray[np.int32]
+    micrograph_index: NDArray[np.int32]
+    half_set: NDArray[np.int8]
+    stacks: tuple[str, ...]
+    sign: NDArray[np.float64]
+
+
+def read_cs_images(path: Path) -> CsImages:
+    """Read a `.cs` file as a list of images.
+
+    Raises
+    ------
+    ParticleFileError
+    """
+    files = [open_cs(path)]
+    _require(files, "blob", "where the images lie")
+    alignments = find_alignments(files)
+    table = CsTable(files, _COLUMNS, alignments)
+    for column in ("blob/path", "blob/idx"):
+        table.require(column)
+    stack_index, stacks = _stacks(table)
+    return CsImages(
+        stack_index=stack_index,
+        image_index=_image_index(table),
+        micrograph_index=_micrographs(table, stack_index),
+        half_set=np.zeros(len(table), np.int8) if alignments is None else _half_set(table, alignments),
+        stacks=stacks,
+        sign=_sign(table),
     )
 
 

@@ -27,7 +27,7 @@ class CsTable:
     ----------
     files: the particle file, then its passthrough files.
     wanted: kinds (numpy's letters) and shape of each column that is read where it is there.
-    alignments: the poses to read.
+    alignments: the poses to read; None for none.
 
     Raises
     ------
@@ -39,7 +39,7 @@ class CsTable:
         self,
         files: Sequence[CsFile],
         wanted: Mapping[str, tuple[str, tuple[int, ...]]],
-        alignments: Alignments,
+        alignments: Alignments | None,
     ) -> None:
         self.path = files[0].path
         self._length = files[0].n_rows
@@ -51,7 +51,7 @@ class CsTable:
         uids: NDArray[np.uint64] | None = None
         for file in files:
             names = [column for column in wanted if source[column.split("/")[0]] is file and column in file]
-            poses = alignments if alignments.file is file else None
+            poses = alignments if alignments is not None and alignments.file is file else None
             for name in names:
                 file.expect(name, *wanted[name])
             if len(files) > 1 or "uid" in file:

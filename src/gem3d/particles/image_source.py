@@ -17,6 +17,7 @@ from gem3d.errors import ImageStackError
 from gem3d.particles.image_names import describe_particle
 from gem3d.particles.mrc_stack import MrcStack, read_stack_header
 from gem3d.particles.particles import Particles
+from gem3d.particles.stack_paths import find_stack
 from gem3d.particles.stack_reader import StackReader
 
 _BUFFERS = 3  # one with the caller, one ready, one being filled
@@ -189,7 +190,8 @@ def _open_stacks(particles: Particles, datadir: Path | None) -> dict[int, MrcSta
 
     stacks: dict[int, MrcStack] = {}
     for stack, row in zip(used.tolist(), first_row.tolist(), strict=True):
-        path = _resolve(particles, stack, row, datadir)
+        where = f"{describe_particle(particles, row)}, column {particles.image_column}"
+        path = find_stack(particles.stacks[stack], particles.source, where, datadir)
         try:
             header = read_stack_header(path)
         except ImageStackError as error:
@@ -204,33 +206,6 @@ def _open_stacks(particles: Particles, datadir: Path | None) -> dict[int, MrcSta
         stacks[stack] = header
     _check_box_sizes(particles, stacks, first_row.tolist())
     return stacks
-
-
-def stack_candidates(name: str, particle_file: Path, datadir: Path | None) -> list[Path]:
-    """Where a stack of this name is looked for, in order; see `ImageSource`."""
-    # RELION's way to say that a file of another suffix is a stack.
-    path = Path(name.removesuffix(":mrcs"))
-    folders = [particle_file.parent, Path()]
-    if datadir is not None:
-        folders.insert(0, datadir)
-    # An absolute name keeps itself under every folder, by the rules of joining paths.
-    candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
-    if datadir is not None:
-        candidates.append(datadir / path.name)
-    return candidates
-
-
-def _resolve(particles: Particles, stack: int, row: int, datadir: Path | None) -> Path:
-    name = particles.stacks[stack]
-    candidates = stack_candidates(name, particles.source, datadir)
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    searched = ", ".join(dict.fromkeys(str(candidate.absolute().parent) for candidate in candidates))
-    raise ImageStackError(
-        f"{particles.source}: {describe_particle(particles, row)}, column {particles.image_column}: no such stack: "
-        f"{name}. Looked in: {searched}. Give the folder that the names begin in with --datadir."
-    )
 
 
 def _check_box_sizes(particles: Particles, stacks: dict[int, MrcStack], first_row: list[int]) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gem3d.particles.image_source import stack_candidates
 from gem3d.particles.particles import Particles
+from gem3d.particles.stack_paths import is_file, stack_candidates
 
 MOST_ANCESTORS = 12
 # The search for bare names ends after so many entries, and goes so deep: it must not take long on a file server.
@@ -66,7 +66,7 @@ def find_missing_stacks(particles: Particles, datadir: Path | None) -> MissingSt
 
 
 def _is_there(name: str, particle_file: Path, datadir: Path | None) -> bool:
-    return any(path.is_file() for path in stack_candidates(name, particle_file, datadir))
+    return any(is_file(path) for path in stack_candidates(name, particle_file, datadir))
 
 
 def _suggestions(name: str, particle_file: Path) -> Iterator[Path]:
@@ -76,7 +76,7 @@ def _suggestions(name: str, particle_file: Path) -> Iterator[Path]:
     above = [start, *start.parents][:MOST_ANCESTORS]
     relative = wanted.relative_to(wanted.anchor) if wanted.is_absolute() else wanted
     for folder in above:
-        if (folder / relative).is_file():
+        if is_file(folder / relative):
             # An absolute name is looked for by its last part only.
             yield (folder / relative).parent if wanted.is_absolute() else folder
     for skipped in range(1, len(relative.parts)):

@@ -6,6 +6,7 @@ carry wrong machine stamps and no "MAP" word, so the byte order is judged by whe
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class MrcStack:
     box_size_px: side of the square images.
     dtype: of a pixel, byte order included.
     data_offset: bytes before the first image.
+    pixel_size_A: as the header says, which is often wrong; 0 where it does not.
     """
 
     path: Path
@@ -38,6 +40,7 @@ class MrcStack:
     box_size_px: int
     dtype: np.dtype[np.generic]
     data_offset: int
+    pixel_size_A: float
 
     @property
     def image_bytes(self) -> int:
@@ -96,6 +99,7 @@ def _parse(path: Path, header: bytes, found_bytes: int) -> MrcStack:
         box_size_px=nx,
         dtype=np.dtype(f"{order}{_DTYPES[mode]}"),
         data_offset=HEADER_BYTES + int(words[23]),
+        pixel_size_A=_pixel_size_A(int(words[7]), float(np.frombuffer(header, f"{order}f4")[10])),
     )
     expected_bytes = stack.data_offset + nz * stack.image_bytes
     if found_bytes < expected_bytes:
@@ -106,6 +110,11 @@ def _parse(path: Path, header: bytes, found_bytes: int) -> MrcStack:
             "whose images are there and correct the header."
         )
     return stack
+
+
+def _pixel_size_A(n_sampled: int, width_A: float) -> float:
+    """Width of the cell over its samples along x, in as many digits as a float32 has."""
+    return float(f"{width_A / n_sampled:.6g}") if n_sampled > 0 and 0 < width_A < math.inf else 0.0
 
 
 def _plausible(header: bytes, order: str) -> bool:

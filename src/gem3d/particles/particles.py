@@ -49,6 +49,8 @@ class Particles:
     stacks: paths as the metadata file writes them.
     optics: the optics groups.
     source: the file the particles were read from.
+    template: STAR file of these particles, whose other columns are worth keeping when they are written; None if they
+        come from another format.
     image_column, half_set_column: what that file calls the image's name and the half set.
     """
 
@@ -69,6 +71,7 @@ class Particles:
     stacks: tuple[str, ...]
     optics: tuple[OpticsGroup, ...]
     source: Path
+    template: Path | None = None
     image_column: str = "rlnImageName"
     half_set_column: str = "rlnRandomSubset"
 

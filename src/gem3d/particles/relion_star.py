@@ -76,14 +76,15 @@ def read_relion_star(path: Path | str, *, ctf: bool = True, ignore_extras: bool 
         ctf_scale=per_particle("rlnCtfScalefactor", 1.0, ctf),
         contrast=_contrast(table),
         optics_index=optics_index,
-        micrograph_index=_micrographs(table, stack_index),
-        half_set=_half_set(table),
+        micrograph_index=micrographs(table, stack_index),
+        half_set=half_sets(table),
         stack_index=stack_index,
         image_index=image_index,
         source_row=np.arange(len(table), dtype=np.int32),
         stacks=stacks,
         optics=groups,
         source=path,
+        template=path,
     )
 
 
@@ -120,7 +121,7 @@ def _contrast(table: StarTable) -> NDArray[np.float64]:
     return values
 
 
-def _micrographs(table: StarTable, stack_index: NDArray[np.int32]) -> NDArray[np.int32]:
+def micrographs(table: StarTable, stack_index: NDArray[np.int32]) -> NDArray[np.int32]:
     """Micrograph of each particle; where the file does not say, those of one stack are of one micrograph."""
     for column in _MICROGRAPHS:
         if column in table:
@@ -133,7 +134,8 @@ def _micrographs(table: StarTable, stack_index: NDArray[np.int32]) -> NDArray[np
     return stack_index.copy()
 
 
-def _half_set(table: StarTable) -> NDArray[np.int8]:
+def half_sets(table: StarTable) -> NDArray[np.int8]:
+    """`(n,)` half set of each particle; 0 where the table does not say."""
     if "rlnRandomSubset" not in table:
         return np.zeros(len(table), np.int8)
     values = table.numbers("rlnRandomSubset")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
-from gem3d.simulate_particles import _ArrayUnpickler
+from gem3d.particles.restricted_pickle import load_arrays
 
 _WHAT = "give 0-based rows of the particle file: a pickled array or list, a .npy file, or text of one number a line"
 
@@ -52,40 +52,10 @@ def _from_npy(path: Path) -> NDArray[Any]:
 
 
 def _from_pickle(path: Path) -> NDArray[Any]:
-    try:
-        with path.open("rb") as file:
-            found = _RowUnpickler(file).load()
-        kinds = set(map(type, found)) if isinstance(found, list | tuple) else set()
-        if kinds in ({int}, {bool}):
-            found = np.array(found, dtype=np.int64 if kinds == {int} else np.bool_)
-    except OSError as error:
-        raise ParticleFileError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise ParticleFileError(f"{path}: no pickled list of rows ({error}); {_WHAT}") from None
-    if isinstance(found, list | tuple) and not found:
-        return np.empty(0, np.int64)
-    if not isinstance(found, np.ndarray):
-        raise ParticleFileError(f"{path}: holds no list of whole numbers; {_WHAT}")
-    return found
-
-
-class _RowUnpickler(_ArrayUnpickler):
-    """Admits numpy's single numbers as well, of which cryoDRGN makes lists."""
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        if (module_name, global_name) in (
-            ("numpy.core.multiarray", "scalar"),
-            ("numpy._core.multiarray", "scalar"),
-        ):
-            return _whole_number
-        return super().find_class(module_name, global_name)
-
-
-def _whole_number(dtype: np.dtype[Any], data: bytes) -> int | bool:
-    if dtype.kind not in "biu":
-        raise ValueError(f"it holds numbers of type {dtype}")
-    number: int | bool = np.frombuffer(data, dtype, count=1)[0].item()
-    return number
+    arrays = load_arrays(path, _WHAT)
+    if len(arrays) != 1:
+        raise ParticleFileError(f"{path}: holds {len(arrays)} arrays, not a list of rows; {_WHAT}")
+    return arrays[0]
 
 
 def _from_text(path: Path) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from gem3d.atomic import replacing
 from gem3d.errors import ParticleFileError
 from gem3d.particles.excluded import ExcludedImages
 from gem3d.particles.particles import Particles
-from gem3d.particles.write_relion_star import template_of, write_relion_star
+from gem3d.particles.write_relion_star import write_relion_star
 
 REASON_COLUMN = "gem3dExcluded"
 """Column of our own, with the name of the reason (`gem3d.particles.excluded.REASONS`); RELION keeps it."""
@@ -32,6 +32,6 @@ def write_excluded(particles: Particles, excluded: ExcludedImages, path: Path) -
     own = {REASON_COLUMN: [reasons[i] for i in first.tolist()]}
     with replacing(path) as temporary:
         try:
-            write_relion_star(left_out, temporary, template=template_of(particles), own_columns=own)
+            write_relion_star(left_out, temporary, template=particles.template, own_columns=own)
         except ParticleFileError:
             write_relion_star(left_out, temporary, own_columns=own)

@@ -33,11 +33,10 @@ def write_relion_star(
     Parameters
     ----------
     path: the file to write.
-    template: the particle STAR file (any version) that the particles were read from, all or some of them: see
-        `template_of`. Its blocks are kept word for word, but for rows that are not of the particles, and columns in
-        which these differ: angles, origins, defocus (unless the particles have none, read with `ctf=False`), pixel
-        size, paths of stacks, `rlnRandomSubset` (where the particles have half sets) and `gem3dContrast` (where they
-        have any or had some).
+    template: `Particles.template` of all or more of these particles, a STAR file of any version. Its blocks are kept
+        word for word, but for rows that are not of the particles, and columns in which these differ: angles, origins,
+        defocus (unless the particles have none, read with `ctf=False`), pixel size, paths of stacks,
+        `rlnRandomSubset` (where the particles have half sets) and `gem3dContrast` (where they have any or had some).
     own_columns: further columns of the particles, `(n,)` each, by name: numbers, or words without blanks.
 
     Raises
@@ -62,11 +61,6 @@ def write_relion_star(
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for name, columns in blocks.items():
             write_star_table(file, name, columns, version=30001 if "optics" in blocks else None)
-
-
-def template_of(particles: Particles) -> Path | None:
-    """The STAR file that particles were read from, whose other columns are worth keeping; None if it was no STAR."""
-    return particles.source if particles.source.suffix.lower() == ".star" else None
 
 
 def _optics_columns(particles: Particles) -> _Columns:

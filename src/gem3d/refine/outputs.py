@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gem3d import run_directory
 from gem3d.atomic import replacing
-from gem3d.particles import Particles, angles_between_deg, template_of, write_relion_star
+from gem3d.particles import Particles, angles_between_deg, write_relion_star
 from gem3d.refine.result import Refinement
 
 # Of values beyond this share at each end, one bin of the histograms holds all.
@@ -57,7 +57,7 @@ def write_refinement(out: Path, refinement: Refinement, given: Particles, halves
     particles = replace(refinement.particles, half_set=halves)
     with replacing(out / run_directory.REFINED_STAR) as temporary:
         rounded = {name: np.round(values, 5) for name, values in own.items()}
-        write_relion_star(particles, temporary, template=template_of(given), own_columns=rounded)
+        write_relion_star(particles, temporary, template=given.template, own_columns=rounded)
     run_directory.write_csv(out / run_directory.REFINEMENT_ROUNDS, ROUND_COLUMNS, round_rows(refinement))
     run_directory.write_text(out / run_directory.REFINEMENT_PAGE, histogram_page(refinement, given, halves))
 
