@@ -708,3 +708,51 @@ def test_a_star_file_written_from_pickles_reads_alike(files: Files) -> None:
     np.testing.assert_allclose(again.shifts_A, found.shifts_A, atol=1e-12)
     np.testing.assert_array_equal(again.defocus_A, found.defocus_A)
     assert again.optics == found.optics
+
+
+def test_a_cs_file_as_the_list_of_images(files: Files) -> None:
+    """Only where the images lie is needed of it; that they are dark is taken from it, too."""
+    rows = np.zeros(4, [("uid", "<u8"), ("blob/path", "S12"), ("blob/idx", "<u4"), ("blob/sign", "<f4")])
+    rows["uid"], rows["blob/path"], rows["blob/idx"] = range(4), b">images.mrcs", [2, 0, 3, 1]
+    rows["blob/sign"] = -1
+    with (files.folder / "list.cs").open("wb") as stream:
+        np.save(stream, rows)
+    found = files.read(files.folder / "list.cs")
+    assert found.image_index.tolist() == [2, 0, 3, 1]
+    assert found.stacks == ("images.mrcs",)
+    np.testing.assert_array_equal(found.ctf_scale, -np.ones(4))
+    np.testing.assert_array_equal(found.rotations, files.read().rotations)
+    assert not found.half_set.any()
+
+
+@needs_shared
+def test_the_same_seven_images_in_three_formats(tmp_path: Path) -> None:
+    """A stack, a STAR file and a cryoSPARC file of the same real particles, given the same poses and CTFs."""
+    n, box = 7, 320
+    poses = dump(tmp_path / "poses.pkl", some_poses(n))
+    ctf = dump(tmp_path / "ctf.pkl", some_ctf(n, box))
+    found = {}
+    for suffix in (".mrc", ".star", ".cs"):
+        images = FORMATS / f"empiar_10076_7{suffix}"
+        read = read_particles(images, poses=poses, ctf_table=ctf, datadir=FORMATS)
+        (batch,) = ImageSource(read, FORMATS).batches(np.arange(n), n)
+        found[suffix] = read, batch.images.copy()
+    stack, pixels = found[".mrc"]
+    for read, its_pixels in found.values():
+        np.testing.assert_array_equal(its_pixels, pixels)
+        for name in (
+            "rotations",
+            "shifts_A",
+            "defocus_A",
+            "astigmatism_deg",
+            "phase_shift_deg",
+            "image_index",
+        ):
+            np.testing.assert_array_equal(getattr(read, name), getattr(stack, name), err_msg=name)
+        assert read.optics == stack.optics
+    # Only cryoSPARC's file says that the particles are dark.
+    assert {suffix: set(read.ctf_scale) for suffix, (read, _) in found.items()} == {
+        ".mrc": {1.0},
+        ".star": {1.0},
+        ".cs": {-1.0},
+    }
