@@ -38,6 +38,16 @@ def scaling_box(context: Context) -> Iterator[Measurement]:
         yield from _cost(context, spec, "Box size")
 
 
+@benchmark("large_box", "a box of 512 px, reconstructed to 4 A: time and peak memory")
+def large_box(context: Context) -> Iterator[Measurement]:
+    n, box, limit = context.size((300, 512, "4"), (300, 64, "16"))
+    spec = SetSpec(context.structures[0], n, box, 327.68 / box, context.size(0.05, 0.5), 1)
+    run = context.gem3d(context.particle_set(spec), "--max-resolution", limit)
+    table, case = "A large box", f"{spec.size}, --max-resolution {limit}"
+    yield Measurement(table, case, "gem3d, wall s", run.usage.wall_s)
+    yield Measurement(table, case, "gem3d, peak GB", run.usage.peak_GB, Target(high=16))
+
+
 def _cost(context: Context, spec: SetSpec, table: str) -> Iterator[Measurement]:
     folder = context.particle_set(spec)
     run = context.gem3d(folder)

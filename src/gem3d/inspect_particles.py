@@ -21,7 +21,7 @@ from gem3d.errors import Gem3dError, Gem3dWarning, ParticleFileError
 from gem3d.fit.contrast_sign import describe_inverted
 from gem3d.fit.observations import Observations
 from gem3d.fit.sample import look_at_sample
-from gem3d.forecast import Forecast, forecast_reconstruction
+from gem3d.forecast import forecast_reconstruction
 from gem3d.input_settings import InputSettings
 from gem3d.inputs import (
     BACKGROUND_DIAMETER_BOXES,
@@ -29,6 +29,14 @@ from gem3d.inputs import (
     open_stacks,
     read_input,
     settle_halves,
+)
+from gem3d.inspection import (
+    Inspection,
+    OpticsSummary,
+    OrientationsSummary,
+    Range,
+    SampleSummary,
+    StacksSummary,
 )
 from gem3d.particles import ImageSource, Particles, file_order
 from gem3d.particles.excluded import MOST_EXCLUDED_SHARE, ExcludedImages
@@ -46,102 +54,6 @@ ASSUMED_BOX_PX = 128
 UNEVEN_EFFICIENCY, MOST_UNSEEN = 0.5, 0.1
 # Fewer views do not reach everything, however even they are.
 FEWEST_VIEWS = 1000
-
-
-@dataclass(frozen=True)
-class Range:
-    """Of the values of all particles."""
-
-    smallest: float
-    median: float
-    largest: float
-
-
-@dataclass(frozen=True)
-class OpticsSummary:
-    """One optics group; a box size of 0 is unknown."""
-
-    name: str
-    n_particles: int
-    pixel_size_A: float
-    box_size_px: int
-    voltage_kV: float
-    spherical_aberration_mm: float
-    amplitude_contrast: float
-
-
-@dataclass(frozen=True)
-class StacksSummary:
-    """The image stacks that particles refer to.
-
-    suggested_datadir: where the missing ones would be found, n_found_there of them.
-    """
-
-    n_stacks: int
-    n_missing: int
-    first_missing: str | None
-    suggested_datadir: str | None
-    n_found_there: int
-
-
-@dataclass(frozen=True)
-class OrientationsSummary:
-    """See `gem3d.assess.orientations`; unseen_share is of the directions of Fourier space."""
-
-    n_views: int
-    efficiency: float
-    scf: float
-    unseen_share: float
-    empty_bins_share: float
-    expected_empty_bins_share: float
-
-
-@dataclass(frozen=True)
-class SampleSummary:
-    """Images that were looked at.
-
-    excluded: number of images that cannot be used for each reason.
-    background_mean, background_sd: of the images as stored; medians.
-    contrast_sign: 1 where particles are bright, -1 where they are dark, 0 where the images cannot tell.
-    """
-
-    n_images: int
-    excluded: dict[str, int]
-    background_mean: float | None
-    background_sd: float | None
-    contrast_sign: int
-    contrast_correlation: float
-    contrast_standard_error: float
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What there is to say of a particle set; None where it cannot be told.
-
-    Attributes
-    ----------
-    n_micrographs: told apart by the file.
-    half1, half2: particles of each half set, drawn where the file does not say.
-    defocus_A: mean of U and V; None without a CTF.
-    shift_A: length.
-    problems: what a reconstruction would refuse; warnings: what it would go on with.
-    """
-
-    particle_file: str
-    n_particles: int | None = None
-    n_micrographs: int | None = None
-    optics: tuple[OpticsSummary, ...] = ()
-    half1: int | None = None
-    half2: int | None = None
-    halves_drawn: bool | None = None
-    defocus_A: Range | None = None
-    shift_A: Range | None = None
-    stacks: StacksSummary | None = None
-    orientations: OrientationsSummary | None = None
-    sample: SampleSummary | None = None
-    forecast: Forecast | None = None
-    problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -169,31 +81,31 @@ def inspect_particles(particle_file: str | Path, settings: InputSettings, *, see
     """
     notes = _Notes()
     found: dict[str, Any] = {}
-    particles = _read(particle_file, settings, notes)
+    particles, has_ctf = _read(particle_file, settings, notes)
     if particles is not None:
         images = _images(particles, settings, notes, found)
         # With the box sizes of the images, where there are any.
         known = particles if images is None else replace(particles, optics=images.particles.optics)
         _describe_metadata(particle_file, known, images, settings, seed, notes, found)
+        found["optics"] = _optics(known, has_ctf)
         if images is not None:
             _describe_images(images, settings, seed, len(particles), notes, found)
     found |= {name: tuple(dict.fromkeys(getattr(notes, name))) for name in ("problems", "warnings")}
     return Inspection(str(particle_file), **found)
 
 
-def _read(particle_file: str | Path, settings: InputSettings, notes: _Notes) -> Particles | None:
-    """The particles; where the file asks for too much or too little of the CTF, all but that."""
+def _read(particle_file: str | Path, settings: InputSettings, notes: _Notes) -> tuple[Particles | None, bool]:
+    """The particles, and whether with their CTF: all that can be read, where it cannot be read as asked."""
     particles = notes.attempt(lambda: read_input(particle_file, settings))
-    for easier in (
-        replace(settings, ignore_optics_extras=True),
-        replace(settings, ctf=False, ignore_optics_extras=True),
-    ):
-        if particles is not None:
-            return particles
-        aside = _Notes()
+    if particles is not None:
+        return particles, settings.ctf
+    for ctf in (settings.ctf, False):
+        easier, aside = replace(settings, ctf=ctf, ignore_optics_extras=True), _Notes()
         particles = aside.attempt(lambda easier=easier: read_input(particle_file, easier))  # type: ignore[misc]
-        notes.problems += [] if particles is not None else aside.problems
-    return particles
+        if particles is not None:
+            return particles, ctf
+        notes.problems += aside.problems
+    return None, False
 
 
 def _images(
@@ -234,22 +146,9 @@ def _describe_metadata(
     found: dict[str, Any],
 ) -> None:
     n = len(particles)
-    count = np.bincount(particles.optics_index, minlength=len(particles.optics)).tolist()
     found |= {
         "n_particles": n,
         "n_micrographs": len(np.unique(particles.micrograph_index)),
-        "optics": tuple(
-            OpticsSummary(
-                group.name,
-                count[i],
-                group.pixel_size_A,
-                group.box_size_px,
-                group.voltage_kV,
-                group.spherical_aberration_mm,
-                group.amplitude_contrast,
-            )
-            for i, group in enumerate(particles.optics)
-        ),
         "defocus_A": _range(particles.defocus_A.mean(axis=1)) if particles.defocus_A.any() else None,
         "shift_A": _range(np.linalg.norm(particles.shifts_A, axis=1)),
     }
@@ -271,6 +170,24 @@ def _describe_metadata(
 
     if np.isfinite(particles.rotations).all():
         _describe_views(particles, notes, found)
+
+
+def _optics(particles: Particles, has_ctf: bool) -> tuple[OpticsSummary, ...]:
+    count = np.bincount(particles.optics_index, minlength=len(particles.optics)).tolist()
+    return tuple(
+        OpticsSummary(
+            group.name,
+            n,
+            group.pixel_size_A,
+            group.box_size_px,
+            *(
+                (group.voltage_kV, group.spherical_aberration_mm, group.amplitude_contrast)
+                if has_ctf
+                else (None, None, None)
+            ),
+        )
+        for group, n in zip(particles.optics, count, strict=True)
+    )
 
 
 def _ids_by_name(particles: Particles) -> NDArray[np.int64]:

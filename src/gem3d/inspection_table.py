@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gem3d.forecast import Forecast
-from gem3d.inspect_particles import Inspection, Range, SampleSummary, StacksSummary
+from gem3d.inspection import Inspection, Range, SampleSummary, StacksSummary
 
 SIGNS = {1: "bright, as it should be", -1: "dark", 0: "cannot be told from these images"}
 
@@ -55,9 +55,10 @@ def _optics_table(found: Inspection) -> Table:
             str(group.n_particles),
             f"{group.pixel_size_A:g}",
             str(group.box_size_px or "?"),
-            f"{group.voltage_kV:g}",
-            f"{group.spherical_aberration_mm:g}",
-            f"{group.amplitude_contrast:g}",
+            *(
+                "?" if value is None else f"{value:g}"
+                for value in (group.voltage_kV, group.spherical_aberration_mm, group.amplitude_contrast)
+            ),
         )
     return table
 
