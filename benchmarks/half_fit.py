@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 from typing import Literal
@@ -49,30 +48,29 @@ class HalfOne:
         watch: Watch | None = None,
     ) -> tuple[Fit, float]:
         """The fit and its seconds."""
-        with tempfile.TemporaryDirectory() as scratch:
-            method: Method = (
-                FromEquations(self._sets, shapes)
-                if how == "volume"
-                else FromImages(
-                    [half.held_out for half in self._sets],
-                    [half.noise_power for half in self._sets],
-                    shapes,
-                    self._observations,
-                    self._halves,
-                    seed=0,
-                    epochs=None,
-                    checkpoint_of=Path(scratch).joinpath,
-                )
+        method: Method = (
+            FromEquations(self._sets, shapes)
+            if how == "volume"
+            else FromImages(
+                [half.held_out for half in self._sets],
+                [half.noise_power for half in self._sets],
+                shapes,
+                self._observations,
+                self._halves,
+                seed=0,
+                epochs=None,
+                checkpoint_of=lambda stage: None,
             )
-            begun_s = time.perf_counter()
-            start = start_of_half(
-                self._linear,
-                method.held_out[0],
-                BACKGROUND_DIAMETER_BOXES * self._box * self._pixel_size_A,
-                np.random.default_rng([0, 1]),
-                n_gaussians=gaussians,
-                init=init,
-                spread=method.spread,
-            )
-            found = method.fit_half(1, start, lambda done, total, note: None, watch)
-            return found, time.perf_counter() - begun_s
+        )
+        begun_s = time.perf_counter()
+        start = start_of_half(
+            self._linear,
+            method.held_out[0],
+            BACKGROUND_DIAMETER_BOXES * self._box * self._pixel_size_A,
+            np.random.default_rng([0, 1]),
+            n_gaussians=gaussians,
+            init=init,
+            spread=method.spread,
+        )
+        found = method.fit_half(1, start, lambda done, total, note: None, watch)
+        return found, time.perf_counter() - begun_s

@@ -219,8 +219,7 @@ def test_every_warning_is_shown_and_kept(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--resume"], ["--resume", "--fit volume"]),
-        (["--fit", "images", "--resume", "--overwrite"], ["--resume", "--overwrite"]),
+        (["--resume", "--overwrite"], ["--resume", "--overwrite"]),
         (["--epochs", "3"], ["--epochs", "--fit images"]),
         (["--fit", "images", "--epochs", "1"], ["--epochs 1", "2 or more"]),
         (["--freeze", "everything"], ["everything"]),

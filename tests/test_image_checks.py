@@ -203,7 +203,7 @@ def test_real_images_are_fine() -> None:
 def test_the_list_without_a_star_file(made: Simulation, tmp_path: Path) -> None:
     particles = replace(made.particles, source=tmp_path / "particles.cs")
     excluded = ExcludedImages(len(particles))
-    excluded._reason[[4, 9]] = HOT_PIXEL
+    excluded.statuses[[4, 9]] = HOT_PIXEL
     write_excluded(particles, excluded, tmp_path / "excluded.star")
     tags, rows = rows_of(tmp_path / "excluded.star")
     assert [row[0] for row in rows] == ["000005@particles.mrcs", "000010@particles.mrcs"]

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from gem3d.assess import sphere_mask
 from gem3d.assess.overfit import LikelihoodGain, likelihood_gain
 from gem3d.fit.accumulate import HalfSet, accumulate, is_held_out
+from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Shapes
 from gem3d.fit.image_loss import ImageLoss
 from gem3d.fit.methods import FromEquations, FromImages
@@ -202,7 +203,7 @@ def test_images_tell_the_same(made: Simulation, tmp_path: Path) -> None:
         made.particles.half_set,
         seed=0,
         epochs=20,
-        checkpoint_of=lambda stage: tmp_path / f"{stage}.safetensors",
+        checkpoint_of=lambda stage: Checkpoint(tmp_path / f"{stage}.safetensors"),
     )
     begun = start_of(sets[0])
     fit = method.fit_half(1, begun, lambda *_: None)

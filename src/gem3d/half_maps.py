@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from gem3d.assess import automatic_mask, calibrated_fsc
 from gem3d.assess.shells import FloatVolume
 from gem3d.fit.accumulate import accumulate
 from gem3d.fit.descent import Shapes
-from gem3d.fit.methods import FromEquations, FromImages, Method
+from gem3d.fit.methods import CheckpointOf, FromEquations, FromImages, Method
 from gem3d.fit.normal_equations import LinearMap
 from gem3d.fit.observations import Observations
 from gem3d.fit.result import Fit
@@ -54,13 +53,13 @@ class Job:
 
 
 def read_images(
-    job: Job, observations: Observations, checkpoint_of: Callable[[str], Path], prefix: str = ""
+    job: Job, observations: Observations, checkpoint_of: CheckpointOf, prefix: str = ""
 ) -> tuple[list[LinearMap], Method]:
     """Linear maps of both halves, and the method that fits them, with all that it keeps of the images.
 
     Parameters
     ----------
-    checkpoint_of: gives the file of a stage, from which a killed training goes on.
+    checkpoint_of: gives the checkpoint of a stage, from which a killed run goes on; None for none.
     prefix: of the names of the stages.
     """
     settings, reporter = job.settings, job.reporter
@@ -68,17 +67,30 @@ def read_images(
     seed = settings.seed
     if settings.fit == "volume":
         with reporter.stage(f"{prefix}accumulate", "images") as report:
-            sets = accumulate(observations, job.halves, seed=seed, radius=job.last_shell, progress=report)
+            sets = accumulate(
+                observations,
+                job.halves,
+                seed=seed,
+                radius=job.last_shell,
+                checkpoint=checkpoint_of("accumulate"),
+                progress=report,
+            )
         with reporter.stage(f"{prefix}linear maps"):
             maps = [half.linear_map() for half in sets]
-        return maps, FromEquations(sets, shapes)
+        return maps, FromEquations(sets, shapes, checkpoint_of)
 
     # Of the particles trained on, only the linear map is needed: one half after the other takes less memory.
     maps, held_out, noise_power = [], [], []
     for number in (1, 2):
         with reporter.stage(f"{prefix}accumulate half {number}", "images") as report:
             half = accumulate(
-                observations, job.halves, seed=seed, wanted=(number,), radius=job.last_shell, progress=report
+                observations,
+                job.halves,
+                seed=seed,
+                wanted=(number,),
+                radius=job.last_shell,
+                checkpoint=checkpoint_of(f"accumulate{number}"),
+                progress=report,
             )[0]
             maps.append(half.linear_map())
             held_out.append(half.held_out)
@@ -129,7 +141,7 @@ def maps_of_round(
 ) -> HalfMaps:
     """Half maps to refine particles against, judged: always by `--fit volume`, the faster and better way."""
     job = replace(job, settings=replace(job.settings, fit="volume", init="auto", epochs="auto"))
-    linear_maps, method = read_images(job, observations, Path, f"{name}, ")
+    linear_maps, method = read_images(job, observations, lambda stage: None, f"{name}, ")
     images_were_read()
     linear = (linear_maps[0].values, linear_maps[1].values)
     pixel_size_A = observations.pixel_size_A

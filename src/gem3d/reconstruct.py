@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ from gem3d.assess import ResolutionClaim
 from gem3d.assess.shells import FloatVolume
 from gem3d.assessment import Assessment, Reference, assess_half_maps
 from gem3d.assessment_files import describe_assessment, write_assessment
-from gem3d.errors import SettingsError, warn
-from gem3d.fit.checkpoint import Checkpoint
+from gem3d.errors import warn
 from gem3d.fit.contrast_sign import refuse_inverted
 from gem3d.fit.observations import Observations
 from gem3d.fit.sample import look_at_sample
@@ -84,8 +84,8 @@ def reconstruct(
     """
     settings = settings or ReconstructSettings()
     reporter = Reporter(quiet=settings.quiet)
-    with reporter.recording():
-        return _reconstruct(particle_file, Path(out), settings, refinement, reporter)
+    with reporter.recording(), ExitStack() as cleanup:
+        return _reconstruct(particle_file, Path(out), settings, refinement, reporter, cleanup)
 
 
 def _reconstruct(
@@ -94,14 +94,8 @@ def _reconstruct(
     settings: ReconstructSettings,
     refinement: RefineSettings | None,
     reporter: Reporter,
+    cleanup: ExitStack,
 ) -> Reconstruction:
-    if settings.resume and settings.fit == "volume" and refinement is None:
-        begun = (out / run_directory.CHECKPOINTS / run_directory.CHECKPOINT_RUN).exists()
-        raise SettingsError(
-            "--resume: the run was begun with another --fit or with a refinement; give the same options"
-            if begun
-            else "--resume: --fit volume leaves nothing to go on from; run it again, with --overwrite if need be"
-        )
     run_directory.refuse_inputs(
         out, particle_file, settings.mask, settings.reference, settings.poses, settings.ctf_table
     )
@@ -133,6 +127,7 @@ def _reconstruct(
     checkpoints = RunCheckpoints(out, particles, settings, refinement, threads)
     run_directory.prepare(out, overwrite=settings.overwrite, resume=settings.resume)
     reporter.log.open(out / run_directory.RUN_LOG, append=checkpoints.going_on)
+    cleanup.enter_context(checkpoints.opened())
     counts = [int((halves == half).sum()) for half in (1, 2)]
     reporter.say(
         f"{len(particles)} particles ({counts[0]} and {counts[1]}), box {box_size} px, {pixel_size_A:g} A/px"
@@ -147,10 +142,8 @@ def _reconstruct(
 
     def images_were_read() -> None:
         """From here on there will be new results."""
-        if not checkpoints.going_on:
-            run_directory.remove_results(out)
-        if settings.fit == "images" or refinement is not None:
-            checkpoints.open()
+        checkpoints.keep()
+        run_directory.remove_results(out)
 
     refined = None
     if refinement is not None:
@@ -161,7 +154,7 @@ def _reconstruct(
             lambda observed, name: maps_of_round(job, observed, name, images_were_read),
             reporter,
             seed=settings.seed,
-            checkpoint=Checkpoint(checkpoints.stage("refinement")),
+            checkpoint=checkpoints.stage("refinement"),
             going_on=checkpoints.going_on,
         )
         observations = refined.observations

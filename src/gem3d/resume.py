@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +16,15 @@ import numpy as np
 import gem3d
 from gem3d import run_directory
 from gem3d.errors import RunDirectoryError, SettingsError, warn
+from gem3d.fit.checkpoint import Checkpoint
 from gem3d.particles import Particles
 from gem3d.settings import ReconstructSettings, RefineSettings
 
 RUN = run_directory.CHECKPOINT_RUN
-STAGES = ("refinement", "half1", "half2")
-"""Stages of a run that leave a checkpoint each."""
+# Accumulators are large.
+SECONDS_BETWEEN_ACCUMULATORS = 120.0
+STAGES = ("refinement", "accumulate", "accumulate1", "accumulate2", "half1", "half2", "final")
+"""Stages of a run that leave a checkpoint each, if they take long."""
 # Settings that may change without making it another run; of threads, more than the last digits does not change.
 INDIFFERENT = ("resume", "overwrite", "quiet", "device", "threads", "datadir")
 
@@ -47,14 +51,14 @@ class RunCheckpoints:
     ) -> None:
         self.folder = out / run_directory.CHECKPOINTS
         self._particles, self._settings, self._refinement = particles, settings, refinement
-        self._threads, self._opened = threads, False
+        self._threads, self._kept = threads, False
         self.going_on = settings.resume and (self.folder / RUN).exists()
         if self.going_on:
             self._compare()
 
     @cached_property
     def _run(self) -> dict[str, Any]:
-        """What makes the run this one and no other; every particle goes into it, so only runs that need it ask."""
+        """What makes the run this one and no other; every particle goes into it."""
         settings = asdict(self._settings) | ({} if self._refinement is None else asdict(self._refinement))
         chosen = json.loads(json.dumps(settings, default=str))
         return {
@@ -64,27 +68,45 @@ class RunCheckpoints:
             **{name: value for name, value in chosen.items() if name not in INDIFFERENT},
         }
 
-    def stage(self, name: str) -> Path:
-        """File for the checkpoint of one stage."""
-        assert name in STAGES
-        return self.folder / f"{name}.safetensors"
+    def stage(self, name: str) -> Checkpoint:
+        """The checkpoint of one stage."""
+        accumulates = name.startswith("accumulate")
+        return Checkpoint(self._file(name), SECONDS_BETWEEN_ACCUMULATORS if accumulates else None)
 
     def open(self) -> None:
-        """Make the folder, holding the files of the killed run if this one goes on with it, else none; once."""
-        if not self.going_on and not self._opened:
-            self._opened = True
+        """From here on the folder says that a run was begun, until `remove`; unless this one goes on with it."""
+        if not self.going_on:
             self.remove()
             self.folder.mkdir(exist_ok=True)
             run_directory.write_json(self.folder / RUN, {**self._run, "threads": self._threads})
 
     def remove(self) -> None:
         """Remove what a killed run has left, or what a finished one needs no more; no file of anyone else's."""
-        if (self.folder / RUN).exists():
-            (self.folder / RUN).unlink()
-            for name in STAGES:
-                self.stage(name).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody else's files are in it
-                self.folder.rmdir()
+        for name in STAGES:
+            self._file(name).unlink(missing_ok=True)
+        (self.folder / RUN).unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or somebody else's files are in it
+            self.folder.rmdir()
+
+    def keep(self) -> None:
+        """From here on there are new results: a failure leaves something to go on with."""
+        self._kept = True
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """`open`; where the block fails and there is nothing to go on with, the folder is left as it was."""
+        self.open()
+        try:
+            yield
+        except BaseException:
+            something = self.going_on or self._kept or any(self._file(name).exists() for name in STAGES)
+            if not something:
+                self.remove()
+            raise
+
+    def _file(self, name: str) -> Path:
+        assert name in STAGES
+        return self.folder / f"{name}.safetensors"
 
     def _compare(self) -> None:
         path = self.folder / RUN

@@ -14,7 +14,7 @@ from gem3d.errors import RunDirectoryError
 
 RUN_LOG = "run.log"
 CHECKPOINTS = "checkpoint"
-"""Folder of what a killed run can go on from; ours if it holds a `CHECKPOINT_RUN`."""
+"""Folder of a run that has not come to its end, with what it can go on from; ours if it holds a `CHECKPOINT_RUN`."""
 CHECKPOINT_RUN = "run.json"
 ASSESSMENT_RESULTS = (
     "map.mrc",
@@ -72,8 +72,8 @@ def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     if resume:
         if not begun:
             raise RunDirectoryError(
-                f"{out}: holds files, but no checkpoint to go on from: a finished run, or one that leaves none "
-                "(--fit volume); choose another folder, or use --overwrite to replace the results in it"
+                f"{out}: holds files, but no checkpoint to go on from, as a finished run leaves none; choose another "
+                "folder, or use --overwrite to replace the results in it"
             )
         return
     if begun:

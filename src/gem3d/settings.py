@@ -77,9 +77,9 @@ class ReconstructSettings(InputSettings):
     """Use the output folder though it holds files. Only the results of an earlier run are replaced, and only after
     all images have been read."""
     resume: Flag = False
-    """Go on with a run of `--fit images` or a refinement that was killed, in the same folder and with the same other
-    options; the result is the one that it would have had. Begins where the folder is new or holds no more than a log;
-    refuses that of a finished run."""
+    """Go on with a run that was killed, in the same folder and with the same other options; the result is the one
+    that it would have had. Begins where the folder is new or holds no more than a log; refuses that of a finished
+    run."""
     quiet: Flag = False
     """Print errors only. Everything is in run.log all the same."""
 

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
+from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.noise import NoiseSpectrum, sample_rows
 from gem3d.fit.normal_equations import LinearMap, NormalEquations
 from gem3d.fit.observations import Observations, transform
 from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, slice_shape, weigh_slices
-from gem3d.particles import file_order
+from gem3d.particles import ExcludedImages, file_order
 from gem3d.runtime import return_freed_memory
 
 BATCH_SIZE = 128
@@ -77,6 +78,7 @@ def accumulate(
     seed: int,
     wanted: tuple[int, ...] = (1, 2),
     radius: int | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[HalfSet, ...]:
     """Read every image of the halves wanted once and fill their normal equations with those that can be used.
@@ -86,6 +88,7 @@ def accumulate(
     halves: `(n,)`, 1 or 2.
     wanted: one half or both; two accumulators are held for each.
     radius: last Fourier shell; None for the last before Nyquist.
+    checkpoint: written every few minutes; images that are in what it holds are not read again.
     progress: called with (images done, images in all).
     """
     particles, box = observations.images.particles, observations.box_size_px
@@ -104,8 +107,8 @@ def accumulate(
     }
     order = _by_set_in_blocks(order, member, BATCH_SIZE)
     return_freed_memory()
-    done = 0
-    for batch in observations.batches(order, BATCH_SIZE):
+    done = 0 if checkpoint is None else _restore(checkpoint, sets, observations.excluded)
+    for batch in observations.batches(order[done:], BATCH_SIZE):
         transforms = transform(batch.images)
         edges = np.searchsorted(member[batch.rows], (*sets, max(sets) + 1))
         for (key, slices), begin, end in zip(sets.items(), edges[:-1], edges[1:], strict=True):
@@ -120,8 +123,12 @@ def accumulate(
         done += batch.n_read
         if progress is not None:
             progress(done, len(order))
+        if checkpoint is not None and checkpoint.due:
+            _save(checkpoint, sets, observations.excluded, done)
     if progress is not None:
         progress(len(order), len(order))
+    if checkpoint is not None and checkpoint.worthwhile:
+        _save(checkpoint, sets, observations.excluded, len(order))
     final = {key: slices.finish() for key, slices in sets.items()}
     return tuple(HalfSet(final[2 * half], final[2 * half + 1], noise[half]) for half in wanted)
 
@@ -131,10 +138,37 @@ def _by_set_in_blocks(order: NDArray[np.int64], member: NDArray[np.int8], block:
     return order[np.lexsort((member[order], np.arange(len(order), dtype=np.int32) // block))]
 
 
+def _save(checkpoint: Checkpoint, sets: dict[int, _SlicesOfSet], excluded: ExcludedImages, done: int) -> None:
+    tensors = {f"{key}.{name}": t for key, slices in sets.items() for name, t in slices.tensors().items()}
+    n_particles = {str(key): slices.n_particles for key, slices in sets.items()}
+    left_out = torch.from_numpy(excluded.statuses)
+    checkpoint.save(tensors | {"excluded": left_out}, {"done": done, "n_particles": n_particles})
+
+
+def _restore(checkpoint: Checkpoint, sets: dict[int, _SlicesOfSet], excluded: ExcludedImages) -> int:
+    """Take what a killed run had accumulated; returns how many images of the order are in it."""
+    saved = checkpoint.load()
+    if saved is None:
+        return 0
+    tensors, numbers = saved
+    try:
+        excluded.statuses[:] = tensors.pop("excluded").numpy()
+        for key, slices in sets.items():
+            slices.restore(*(tensors.pop(f"{key}.{name}") for name in slices.tensors()))
+            slices.n_particles = numbers["n_particles"][str(key)]
+        return int(numbers["done"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise checkpoint.unusable(error) from error
+
+
 class _SlicesOfSet:
     """Weighted slices on their way into the equations of one set.
 
     The accumulator is far larger than a cache; many slices at once visit it once.
+
+    Attributes
+    ----------
+    n_particles: of the slices inserted, not of those that wait.
     """
 
     def __init__(self, box_size_px: int, pixel_size_A: float, radius: int) -> None:
@@ -143,7 +177,7 @@ class _SlicesOfSet:
         self._waiting = torch.empty((max(8, WAITING_BYTES // (4 * math.prod(shape))), *shape))
         self._rotations = torch.empty((len(self._waiting), 3, 3), dtype=torch.float64)
         self._n_waiting = 0
-        self._n_particles = 0
+        self.n_particles = 0
 
     def add(
         self,
@@ -173,15 +207,38 @@ class _SlicesOfSet:
             self._n_waiting += n
             done += n
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every tensor by name. Slices that wait go along: inserted sooner, they would be added in another order."""
+        waiting = slice(0, self._n_waiting)
+        return {
+            "accumulator": self._equations.accumulator,
+            "waiting": self._waiting[waiting],
+            "rotations": self._rotations[waiting],
+        }
+
+    def restore(self, accumulator: torch.Tensor, waiting: torch.Tensor, rotations: torch.Tensor) -> None:
+        """Go on from such tensors.
+
+        Raises
+        ------
+        ValueError: they are of another grid.
+        """
+        if accumulator.shape != self._equations.accumulator.shape or len(waiting) > len(self._waiting):
+            raise ValueError("it is of images of another size, or of another resolution")
+        self._equations = replace(self._equations, accumulator=accumulator)
+        self._n_waiting = len(waiting)
+        self._waiting[: self._n_waiting] = waiting
+        self._rotations[: self._n_waiting] = rotations
+
     def finish(self) -> NormalEquations:
         """The equations of every image added."""
         self._insert()
-        return replace(self._equations, n_particles=self._n_particles)
+        return replace(self._equations, n_particles=self.n_particles)
 
     def _insert(self) -> None:
         waiting = slice(0, self._n_waiting)
         insert_slices(self._equations.accumulator, self._waiting[waiting], self._rotations[waiting])
-        self._n_particles += self._n_waiting
+        self.n_particles += self._n_waiting
         self._n_waiting = 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +22,8 @@ from gem3d.fit.start import Spread, Start, mean_of, support_around
 from gem3d.fit.training_set import TrainingSet
 from gem3d.fit.volume import fit_volume, grid_of
 from gem3d.particles import file_order
+
+CheckpointOf = Callable[[str], Checkpoint | None]
 
 
 class Method(Protocol):
@@ -50,6 +51,10 @@ class Method(Protocol):
 class FromEquations:
     """To the normal equations: fast, whatever the number of particles.
 
+    Parameters
+    ----------
+    checkpoint_of: gives the checkpoint of a stage, from which a killed run goes on; None for none.
+
     Attributes
     ----------
     noise_power: of each half, see `gem3d.fit.noise`.
@@ -58,11 +63,13 @@ class FromEquations:
     unit = final_unit = "steps"
     spread = Spread(volume_per_gaussian_A3=80.0, voxels_per_gaussian=8.0, scale_per_spacing=0.5)
 
-    def __init__(self, sets: Sequence[HalfSet], shapes: Shapes) -> None:
+    def __init__(
+        self, sets: Sequence[HalfSet], shapes: Shapes, checkpoint_of: CheckpointOf = lambda stage: None
+    ) -> None:
         self.held_out = (sets[0].held_out, sets[1].held_out)
         self.noise_power = (sets[0].noise_power, sets[1].noise_power)
         self._training = [half.training for half in sets]
-        self._shapes = shapes
+        self._shapes, self._checkpoint_of = shapes, checkpoint_of
 
     def fit_half(self, number: int, start: Start, report: Progress, watch: Watch | None = None) -> Fit:
         return fit_volume(
@@ -72,6 +79,7 @@ class FromEquations:
             start.support_A,
             most_gaussians=start.most_gaussians,
             shapes=self._shapes,
+            checkpoint=self._checkpoint_of(f"half{number}"),
             progress=report,
             watch=watch,
         )
@@ -90,6 +98,7 @@ class FromEquations:
             support_around(start),
             restart=True,
             shapes=self._shapes,
+            checkpoint=self._checkpoint_of("final"),
             progress=report,
         )
 
@@ -103,7 +112,7 @@ class FromImages:
     noise_power: of each half, see `gem3d.fit.noise`.
     halves: `(n,)`, 1 or 2.
     epochs: of each half; None to choose.
-    checkpoint_of: gives the file of a stage, from which a killed run goes on.
+    checkpoint_of: gives the checkpoint of a stage, from which a killed run goes on; None for none.
     """
 
     unit, final_unit = "images", ""
@@ -120,7 +129,7 @@ class FromImages:
         *,
         seed: int,
         epochs: int | None,
-        checkpoint_of: Callable[[str], Path],
+        checkpoint_of: CheckpointOf,
     ) -> None:
         self.held_out = (held_out[0], held_out[1])
         self._noise = noise_power
@@ -145,7 +154,7 @@ class FromImages:
             voxel_size_A=grid.voxel_size_A,
             epochs=self._epochs or images.epochs,
             shapes=self._shapes,
-            checkpoint=Checkpoint(self._checkpoint_of(f"half{number}")),
+            checkpoint=self._checkpoint_of(f"half{number}"),
             progress=report,
             watch=watch,
         ).run()

@@ -11,17 +11,19 @@ end the held-out particles are folded in for a few gentle steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from scipy.fft import next_fast_len
 
 from gem3d.assess.overfit import LikelihoodGain, likelihood_gain
+from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import MIN_SCALE_VOXELS, Descent, Shapes, StepSizes
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.operator import Grid, NormalOperator
 from gem3d.fit.result import Fit, Progress, Round, Watch
-from gem3d.fit.stopping import BestSoFar
+from gem3d.fit.volume_state import VolumeState
 from gem3d.gaussians import Gaussians, split
 from gem3d.kernels.voxelize import voxelize
 
@@ -37,8 +39,6 @@ WARM_UP_STEPS = 5
 MAX_STEPS = 200
 # Where no particle is held out, nothing can tell when to stop.
 UNJUDGED_STEPS = 40
-# A round ends after so many steps without a gain in held-out likelihood, or so many with next to none.
-PATIENCE, GAIN_WINDOW = 6, 10
 # Twice as many Gaussians are kept when they explain this share more of the held-out particles. Splitting alone
 # gains up to 3e-4 by smoothing the model's noise.
 GROWTH_GAIN = 5e-4
@@ -55,6 +55,7 @@ def fit_volume(
     most_gaussians: int = 0,
     restart: bool = False,
     shapes: Shapes = Shapes(),  # noqa: B008
+    checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> Fit:
@@ -66,82 +67,108 @@ def fit_volume(
     support_A: (low, high) in A from the box centre along z, y, x; density outside is not modelled.
     most_gaussians: rounds of growth stop short of more; 0 for no growth.
     restart: `start` is fitted already, take small steps.
+    checkpoint: written now and then; the fit goes on from what it holds.
     progress: called with (steps done, steps expected, what the held-out particles say).
     watch: called with the Gaussians and their held-out loss per particle as they are judged.
     """
     grid = grid_of(training, support_A)
     operator = NormalOperator(training, grid)
     judge = NormalOperator(held_out, grid) if held_out.n_particles > 0 else None
-    counter = _Counter(progress)
-    rounds: list[Round] = []
-    best, best_loss = start, math.inf
-    candidate, rate = start, RESTART_RATE if restart else 1.0
-    while True:
-        descent = Descent(candidate, grid.voxel_size_A, STEP_SIZES, BETAS, shapes)
-        fitted, found = _run_round(descent, operator, judge, grid, rate, counter, watch)
+
+    def descent_from(gaussians: Gaussians) -> Descent:
+        return Descent(gaussians, grid.voxel_size_A, STEP_SIZES, BETAS, shapes)
+
+    state = _begin(start, descent_from, RESTART_RATE if restart else 1.0, checkpoint)
+    run = _Run(state, grid, checkpoint, progress, watch)
+    while not state.folding:
+        fitted, found = run.round(operator, judge)
         loss = min(found.held_out_loss, default=math.inf)
-        kept = not rounds or best_loss - loss > GROWTH_GAIN * abs(best_loss)
-        rounds.append(replace(found, kept=kept))
-        if not kept:
+        kept = not state.rounds or state.kept_loss - loss > GROWTH_GAIN * abs(state.kept_loss)
+        state.rounds.append(replace(found, kept=kept))
+        if kept:
+            state.kept, state.kept_loss = fitted, loss
+        assert state.kept is not None
+        if kept and judge is not None and 2 * len(state.kept) <= most_gaussians:
+            finer = split(state.kept, MIN_SCALE_VOXELS * grid.voxel_size_A)
+            state.begin_round(descent_from(finer), RESTART_RATE)
+        else:
             break
-        best, best_loss = fitted, loss
-        if judge is None or 2 * len(best) > most_gaussians:
-            break
-        candidate, rate = split(best, MIN_SCALE_VOXELS * grid.voxel_size_A), RESTART_RATE
-    folded, gain = best, None
-    if judge is not None:
-        gain = _gain(best, operator, judge, training.box_size_px)
-        descent = Descent(best, grid.voxel_size_A, STEP_SIZES, BETAS, shapes)
-        folded, _ = _run_round(descent, operator + judge, None, grid, FOLD_RATE, counter, None, FOLD_STEPS)
-    return Fit(folded, best, tuple(rounds), gain)
+    best = state.kept
+    assert best is not None
+    if judge is None:
+        return Fit(best, best, tuple(state.rounds))
+    gain = _gain(best, operator, judge, training.box_size_px)
+    if not state.folding:
+        state.begin_round(descent_from(best), FOLD_RATE, folding=True)
+    folded, _ = run.round(operator + judge, None, FOLD_STEPS)
+    if checkpoint is not None and checkpoint.worthwhile:
+        checkpoint.save(state.tensors(), state.numbers())
+    return Fit(folded, best, tuple(state.rounds), gain)
 
 
-class _Counter:
-    """Steps done and expected, for the progress report: how many a fit needs shows only as it stops."""
-
-    EXPECTED = 50
-
-    def __init__(self, report: Progress | None) -> None:
-        self.report, self.done = report, 0
-
-    def step(self, held_out_loss: list[float]) -> None:
-        self.done += 1
-        if self.report is not None:
-            note = f"held-out {held_out_loss[-1]:.5g}" if held_out_loss else ""
-            self.report(self.done, max(self.EXPECTED, self.done + FOLD_STEPS), note)
+def _begin(
+    start: Gaussians, descent_from: Callable[[Gaussians], Descent], rate: float, checkpoint: Checkpoint | None
+) -> VolumeState:
+    """At the start, or where a killed run has come to."""
+    saved = None if checkpoint is None else checkpoint.load()
+    if checkpoint is None or saved is None:
+        return VolumeState(descent_from(start), rate)
+    try:
+        return VolumeState.restored(*saved, start, descent_from)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise checkpoint.unusable(error) from error
 
 
-def _run_round(
-    descent: Descent,
-    operator: NormalOperator,
-    judge: NormalOperator | None,
-    grid: Grid,
-    rate: float,
-    counter: _Counter,
-    watch: Watch | None,
-    unjudged_steps: int = UNJUDGED_STEPS,
-) -> tuple[Gaussians, Round]:
-    """Descend until the judge's likelihood stops gaining; without a judge, `unjudged_steps` steps."""
-    warm_up = WARM_UP_STEPS if rate < 1 else 1
-    best = BestSoFar(PATIENCE, GAIN_WINDOW)
-    training_loss: list[float] = []
-    for step in range(unjudged_steps if judge is None else MAX_STEPS):
-        volume = voxelize_on(descent.current, grid)
-        with torch.no_grad():
-            loss, gradient, judged = operator.loss_and_gradient(volume.detach(), judge)
-        training_loss.append(loss / max(operator.n_particles, 1))
-        if judge is not None:
-            best.see(descent.current, judged / judge.n_particles)
-            if watch is not None:
-                watch(descent.current, best.losses[-1])
-            if best.finished:
-                break
-        torch.autograd.backward(volume, gradient)
-        descent.step(rate * min(1.0, (step + 1) / warm_up) / (1 + step / DECAY_STEPS))
-        counter.step(best.losses)
-    n = len(descent.current)
-    found = best.gaussians or descent.current.detached()
-    return found, Round(n, len(training_loss), tuple(training_loss), tuple(best.losses))
+class _Run:
+    """The rounds of one fit, and what is told and saved on the way."""
+
+    EXPECTED = 50  # how many steps a fit needs shows only as it stops
+
+    def __init__(
+        self,
+        state: VolumeState,
+        grid: Grid,
+        checkpoint: Checkpoint | None,
+        report: Progress | None,
+        watch: Watch | None,
+    ) -> None:
+        self._state, self._grid = state, grid
+        self._checkpoint, self._report, self._watch = checkpoint, report, watch
+
+    def round(
+        self, operator: NormalOperator, judge: NormalOperator | None, unjudged_steps: int = UNJUDGED_STEPS
+    ) -> tuple[Gaussians, Round]:
+        """Descend until the judge's likelihood stops gaining; without a judge, `unjudged_steps` steps."""
+        state = self._state
+        warm_up = WARM_UP_STEPS if state.rate < 1 else 1
+        for step in range(state.step, unjudged_steps if judge is None else MAX_STEPS):
+            volume = voxelize_on(state.descent.current, self._grid)
+            with torch.no_grad():
+                loss, gradient, judged = operator.loss_and_gradient(volume.detach(), judge)
+            state.training_loss.append(loss / max(operator.n_particles, 1))
+            if judge is not None:
+                state.best.see(state.descent.current, judged / judge.n_particles)
+                if self._watch is not None:
+                    self._watch(state.descent.current, state.best.losses[-1])
+                if state.best.finished:
+                    break
+            torch.autograd.backward(volume, gradient)
+            state.descent.step(state.rate * min(1.0, (step + 1) / warm_up) / (1 + step / DECAY_STEPS))
+            state.step = step + 1
+            state.steps += 1
+            self._tell()
+        found = state.best.gaussians or state.descent.current.detached()
+        losses = tuple(state.training_loss), tuple(state.best.losses)
+        return found, Round(len(state.descent.current), len(state.training_loss), *losses)
+
+    def _tell(self) -> None:
+        """Report a step, and save where the fit stands if it is time."""
+        state = self._state
+        if self._checkpoint is not None and self._checkpoint.due:
+            self._checkpoint.save(state.tensors(), state.numbers())
+        if self._report is not None:
+            note = f"held-out {state.best.losses[-1]:.5g}" if state.best.losses else ""
+            self._report(state.steps, max(self.EXPECTED, state.steps + FOLD_STEPS), note)
 
 
 def _gain(

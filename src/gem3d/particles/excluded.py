@@ -49,30 +49,31 @@ class ExcludedImages:
 
     Attributes
     ----------
+    statuses: `(n_particles,)` uint8, `GOOD` for images that were not found wanting, or the reason.
     usual_power: what `ImageStatistics.power` is for most images; None leaves out the comparison with it. To be set
         before the first pass, so that all passes judge alike.
     """
 
     def __init__(self, n_particles: int, *, most_share: float = MOST_EXCLUDED_SHARE) -> None:
         self._most_share = most_share
-        self._reason = np.zeros(n_particles, np.uint8)
+        self.statuses = np.zeros(n_particles, np.uint8)
         self.usual_power: float | None = None
 
     def __len__(self) -> int:
-        return int(np.count_nonzero(self._reason))
+        return int(np.count_nonzero(self.statuses))
 
     @property
     def rows(self) -> NDArray[np.int64]:
         """Particles left out so far, rising."""
-        return np.flatnonzero(self._reason).astype(np.int64)
+        return np.flatnonzero(self.statuses).astype(np.int64)
 
     def reasons(self) -> list[str]:
         """The name of the reason for each of `rows`."""
-        return [REASONS[reason][0] for reason in self._reason[self.rows].tolist()]
+        return [REASONS[reason][0] for reason in self.statuses[self.rows].tolist()]
 
     def without(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of the rows that are not left out, in the same order."""
-        kept: NDArray[np.int64] = rows[self._reason[rows] == GOOD]
+        kept: NDArray[np.int64] = rows[self.statuses[rows] == GOOD]
         return kept
 
     def judge(
@@ -90,10 +91,10 @@ class ExcludedImages:
             status = np.where(extreme, np.uint8(EXTREME), status)
         bad = status != GOOD
         if bad.any():
-            self._reason[rows[bad]] = status[bad]
-            if len(self) > self._most_share * len(self._reason):
+            self.statuses[rows[bad]] = status[bad]
+            if len(self) > self._most_share * len(self.statuses):
                 raise ImageStackError(
-                    f"{particles.source}: {self._counted()} of {len(self._reason)} cannot be used, perhaps more: "
+                    f"{particles.source}: {self._counted()} of {len(self.statuses)} cannot be used, perhaps more: "
                     f"{self.first_few(particles)}. That is over {100 * self._most_share:g} %: {self.advice()}"
                 )
         good: NDArray[np.bool_] = ~bad
@@ -103,7 +104,7 @@ class ExcludedImages:
         """The first images left out, with their reasons."""
         few = self.rows[:NAMED_AT_MOST]
         named = [
-            f"{describe_particle(particles, int(row))}: {REASONS[int(self._reason[row])][1]}" for row in few
+            f"{describe_particle(particles, int(row))}: {REASONS[int(self.statuses[row])][1]}" for row in few
         ]
         return "; ".join(named) + ("; ..." if len(self) > len(few) else "")
 
@@ -117,6 +118,6 @@ class ExcludedImages:
     def advice(self) -> str:
         """What to do where there are too many."""
         advice = "extract them again from the micrographs, or remove them from the file"
-        if (self._reason == CONSTANT_BACKGROUND).any():
+        if (self.statuses == CONSTANT_BACKGROUND).any():
             advice += "; where the images were masked on purpose, leave them as they are with --no-normalise"
         return advice
