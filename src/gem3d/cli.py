@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 import traceback
+from contextlib import suppress
 from importlib.metadata import version
 
 import tyro
 from rich.console import Console
 
+from gem3d.atomic import NO_ROOM
 from gem3d.commands import COMMANDS
 from gem3d.errors import Gem3dError
+from gem3d.signals import Terminated, stopping_on_sigterm
 
 DESCRIPTION = """Cryo-EM maps made of Gaussians, from particle images with known poses.
 
@@ -19,26 +24,37 @@ Begin with `gem3d demo`, then `gem3d inspect particles.star` and `gem3d reconstr
 Each command explains itself: `gem3d reconstruct --help`. Maps are MRC files, lengths are in A (angstroms)."""
 
 
+# Reasons of the operating system that no input and no fault of ours can bring about.
+OF_THE_MACHINE = NO_ROOM | {errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. Exits with 2 where the input is at fault, 1 where the program is, 130 on Ctrl-C."""
+    """Entry point.
+
+    Exits with 2 where the input or the machine is at fault, 1 where the program is, 130 on Ctrl-C, 143 on SIGTERM.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments == ["--version"]:
         print(f"gem3d {version('gem3d')}")
         return
     try:
-        command = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            args=arguments or ["--help"],
-            prog="gem3d",
-            description=DESCRIPTION,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-        command.run()
+        with stopping_on_sigterm():
+            command = tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                args=arguments or ["--help"],
+                prog="gem3d",
+                description=DESCRIPTION,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+            command.run()
     except Gem3dError as error:
-        _complain(f"gem3d: {error}")
+        _complain(f"gem3d: {error}", error)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _complain("gem3d: interrupted")
+    except Terminated as error:
+        _complain(f"gem3d: {error}", error)
+        sys.exit(128 + signal.SIGTERM)
+    except KeyboardInterrupt as error:
+        _complain("gem3d: interrupted", error)
         sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has gone; Python must not try to write the rest to them.
@@ -46,7 +62,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except Exception as error:
         if _is_out_of_memory(error):
-            _complain("gem3d: not enough memory; try --max-resolution, fewer --gaussians, or a smaller box")
+            _complain(
+                "gem3d: not enough memory; try --max-resolution, fewer --gaussians, or a smaller box", error
+            )
+            sys.exit(2)
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            where = "" if error.filename is None else f"{error.filename}: "
+            _complain(f"gem3d: {where}{error.strerror}; put that right and run it again", error)
             sys.exit(2)
         traceback.print_exc()
         _complain(
@@ -56,8 +78,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _complain(message: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
+def _complain(message: str, error: BaseException | None = None) -> None:
+    """Print a message, and what the error has to say of how to go on; as well as it can be printed."""
+    lines = [message, *getattr(error, "__notes__", ())]
+    with suppress(OSError):
+        Console(stderr=True, highlight=False, soft_wrap=True).print("\n".join(lines), markup=False)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -72,14 +72,16 @@ class Reporter:
             except Gem3dError as error:
                 self.log.write(f"ERROR {error}")
                 raise
-            except KeyboardInterrupt:
-                self.log.write("ERROR interrupted")
+            except KeyboardInterrupt as stop:
+                self.log.write(f"ERROR {stop}" if str(stop) else "ERROR interrupted")
                 raise
             except BaseException:
                 self.log.write(f"ERROR in gem3d itself\n{traceback.format_exc()}")
                 raise
             finally:
                 self.log.close()
+                if self.log.lost is not None:
+                    self.console.print(f"run.log is incomplete: {self.log.lost.strerror}", markup=False)
 
     @contextmanager
     def stage(self, name: str, unit: str = "") -> Iterator[Report]:

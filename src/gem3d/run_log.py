@@ -10,11 +10,17 @@ from gem3d.errors import RunDirectoryError
 
 
 class RunLog:
-    """Lines with time stamps, kept in memory until there is a file for them, then written as they come."""
+    """Lines with time stamps, kept in memory until there is a file for them, then written as they come.
+
+    Attributes
+    ----------
+    lost: why lines could not be written, as on a full disk: no reason to end the work that they tell of.
+    """
 
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._file: TextIO | None = None
+        self.lost: OSError | None = None
 
     def write(self, message: str) -> None:
         """Add a message; further lines of it are indented."""
@@ -23,7 +29,7 @@ class RunLog:
         if self._file is None:
             self._lines.append(line)
         else:
-            self._file.write(line)
+            self._write(line)
 
     def open(self, path: Path, *, append: bool = False) -> None:
         """Write to this file from now on, beginning with what has been said so far."""
@@ -31,11 +37,21 @@ class RunLog:
             self._file = path.open("a" if append else "w", encoding="utf-8", buffering=1)
         except OSError as error:
             raise RunDirectoryError(f"{path}: cannot be written ({error.strerror})") from error
-        self._file.writelines(self._lines)
+        self._write("".join(self._lines))
         self._lines.clear()
 
     def close(self) -> None:
         """Close the file, if there is one."""
         if self._file is not None:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as error:
+                self.lost = error
             self._file = None
+
+    def _write(self, text: str) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(text)
+        except OSError as error:
+            self.lost = error

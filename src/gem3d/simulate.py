@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d.atomic import replacing
+from gem3d.atomic import remove_leftovers, replacing, reserve
 from gem3d.errors import RunDirectoryError, SettingsError, warn
 from gem3d.maps import MAP_SUFFIXES, Map, read_map, write_map
 from gem3d.optics import contrast_transfer_function, ctf_coefficients
@@ -148,6 +148,7 @@ def simulate(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
+    remove_leftovers(out, (stack.name, star.name, truth.name))
     with replacing(stack) as temporary:
         _write_stack(
             temporary, model, true_particles, envelope_bfactor_A2, float(noise_sd), noise_rng, progress
@@ -215,6 +216,7 @@ def _write_stack(
     n, size = len(particles), particles.box_size_px
     extremes, sums = [np.inf, -np.inf], np.zeros(2)
     with mrcfile.new_mmap(path, shape=(n, size, size), mrc_mode=2, overwrite=True) as mrc:
+        reserve(path)
         mrc.set_image_stack()
         mrc.voxel_size = particles.pixel_size_A
         mrc.header.label[0] = "gem3d simulate"
