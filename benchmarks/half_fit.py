@@ -11,6 +11,7 @@ import numpy as np
 from context import Context
 from gem3d import ReconstructSettings
 from gem3d.fit.accumulate import accumulate
+from gem3d.fit.checkpoint import no_checkpoint
 from gem3d.fit.descent import Shapes
 from gem3d.fit.methods import FromEquations, FromImages, Method
 from gem3d.fit.observations import Observations
@@ -59,7 +60,7 @@ class HalfOne:
                 self._halves,
                 seed=0,
                 epochs=None,
-                checkpoint_of=lambda stage: None,
+                checkpoint_of=no_checkpoint,
             )
         )
         begun_s = time.perf_counter()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import resource
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from safetensors.torch import load_file
 
 from command_line import HOLD_TIMES, killed_once_there, refused
 from gem3d.cli import main
-from gem3d.errors import RunDirectoryError
+from gem3d.errors import Gem3dWarning, RunDirectoryError
 from gem3d.fit.accumulate import HalfSet, accumulate
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.methods import FromEquations
@@ -58,8 +60,7 @@ def _one_thread() -> Iterator[None]:
 def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are written at every chance."""
     monkeypatch.setattr("gem3d.fit.checkpoint.SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr("gem3d.fit.checkpoint.MOST_SHARE", math.inf)
-    monkeypatch.setattr("gem3d.resume.SECONDS_BETWEEN_ACCUMULATORS", 0.0)
+    monkeypatch.setattr("gem3d.fit.checkpoint.COSTS_BETWEEN", 0.0)
 
 
 def observed(made: Simulation) -> Observations:
@@ -100,13 +101,51 @@ def test_what_is_written_is_a_safetensors_file(tmp_path: Path) -> None:
 
 
 def test_saving_waits_longer_where_it_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 40.0, 100.0, 102.0, 150.0, 170.0])
-    monkeypatch.setattr("gem3d.fit.checkpoint.time.monotonic", lambda: next(clock))
-    checkpoint = Checkpoint(tmp_path / "state.safetensors", 30.0)
-    assert checkpoint.due  # at 40 s
-    checkpoint.save({}, {})  # from 100 to 102 s: at most 3 % of the time, so not again within 67 s
-    assert not checkpoint.due  # 48 s after
-    assert checkpoint._seconds_between == pytest.approx(2 / 0.03)
+    now = 0.0
+    monkeypatch.setattr("gem3d.fit.checkpoint.time.monotonic", lambda: now)
+    checkpoint = Checkpoint(tmp_path / "state.safetensors")
+    now = 29.0
+    assert not checkpoint.due
+    now = 31.0
+    assert checkpoint.due
+    checkpoint.expect(5_000_000_000)  # 10 s at 0.5 GB/s, so not within 300
+    assert not checkpoint.due
+    now = 299.0
+    assert not checkpoint.worthwhile
+    now = 301.0
+    assert checkpoint.due
+    assert checkpoint.worthwhile
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    Checkpoint(path).save({"a": torch.arange(1000.0)}, {"n": 1})
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], whole[:-5] + b"\x01" + whole[-4:], b"", b"nonsense" * 20):
+        path.write_bytes(damaged)
+        with pytest.raises(RunDirectoryError, match="cannot be used as a checkpoint"):
+            Checkpoint(path).load()
+    path.write_bytes(whole)
+    assert Checkpoint(path).load() is not None
+    assert Checkpoint(path, of="another round").load() is None
+
+
+def test_a_full_disk_does_not_end_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    Checkpoint(path).save({"a": torch.ones(3)}, {})
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        checkpoint = Checkpoint(path)
+        with pytest.warns(Gem3dWarning, match="make room there.*The work goes on"):
+            checkpoint.save({"a": torch.ones(10_000)}, {})
+        checkpoint.save({"a": torch.ones(10_000)}, {})  # told once
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 # ---- the stages
@@ -230,7 +269,7 @@ def finished(made: Simulation, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-@pytest.mark.parametrize("file", ["checkpoint/run.json", "half1.mrc", "map_unfiltered.mrc"])
+@pytest.mark.parametrize("file", ["half1.mrc", "map_unfiltered.mrc"])
 def test_a_killed_run_goes_on_to_the_same_files(
     finished: Path, made: Simulation, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
 ) -> None:
@@ -243,6 +282,16 @@ def test_a_killed_run_goes_on_to_the_same_files(
     assert results_of(out) == results_of(finished)
     assert not (out / CHECKPOINTS).exists()
     assert "no checkpoint to go on from" in refused(capsys, *arguments(made.star, out, "--resume"))
+
+
+@pytest.mark.parametrize("extra", [(), ("--resume",)])
+def test_a_run_killed_before_it_saved_anything_is_begun_anew(
+    finished: Path, made: Simulation, tmp_path: Path, extra: tuple[str, ...]
+) -> None:
+    out = tmp_path / "run"
+    killed_once_there(out / "checkpoint" / "run.json", *arguments(made.star, out, "--seed", "3"))
+    main(arguments(made.star, out, *extra))
+    assert results_of(out) == results_of(finished)
 
 
 @pytest.mark.usefixtures("always_due")

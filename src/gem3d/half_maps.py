@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from gem3d.assess import automatic_mask, calibrated_fsc
 from gem3d.assess.shells import FloatVolume
 from gem3d.fit.accumulate import accumulate
+from gem3d.fit.checkpoint import CheckpointOf
 from gem3d.fit.descent import Shapes
-from gem3d.fit.methods import CheckpointOf, FromEquations, FromImages, Method
+from gem3d.fit.methods import FromEquations, FromImages, Method
 from gem3d.fit.normal_equations import LinearMap
 from gem3d.fit.observations import Observations
 from gem3d.fit.result import Fit
@@ -137,11 +138,15 @@ def fit_halves(
 
 
 def maps_of_round(
-    job: Job, observations: Observations, name: str, images_were_read: Callable[[], None]
+    job: Job,
+    observations: Observations,
+    name: str,
+    checkpoint_of: CheckpointOf,
+    images_were_read: Callable[[], None],
 ) -> HalfMaps:
     """Half maps to refine particles against, judged: always by `--fit volume`, the faster and better way."""
     job = replace(job, settings=replace(job.settings, fit="volume", init="auto", epochs="auto"))
-    linear_maps, method = read_images(job, observations, lambda stage: None, f"{name}, ")
+    linear_maps, method = read_images(job, observations, checkpoint_of, f"{name}, ")
     images_were_read()
     linear = (linear_maps[0].values, linear_maps[1].values)
     pixel_size_A = observations.pixel_size_A

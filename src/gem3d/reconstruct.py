@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def reconstruct(
     """
     settings = settings or ReconstructSettings()
     reporter = Reporter(quiet=settings.quiet)
-    with reporter.recording(), ExitStack() as cleanup:
-        return _reconstruct(particle_file, Path(out), settings, refinement, reporter, cleanup)
+    with reporter.recording(), ExitStack() as begun:
+        return _reconstruct(particle_file, Path(out), settings, refinement, reporter, begun)
 
 
 def _reconstruct(
@@ -94,7 +95,7 @@ def _reconstruct(
     settings: ReconstructSettings,
     refinement: RefineSettings | None,
     reporter: Reporter,
-    cleanup: ExitStack,
+    begun: ExitStack,
 ) -> Reconstruction:
     run_directory.refuse_inputs(
         out, particle_file, settings.mask, settings.reference, settings.poses, settings.ctf_table
@@ -126,8 +127,9 @@ def _reconstruct(
     job = Job(settings, reporter, halves, last_shell, diameter_A, given_mask)
     checkpoints = RunCheckpoints(out, particles, settings, refinement, threads)
     run_directory.prepare(out, overwrite=settings.overwrite, resume=settings.resume)
-    reporter.log.open(out / run_directory.RUN_LOG, append=checkpoints.going_on)
-    cleanup.enter_context(checkpoints.opened())
+    reporter.log.open(out / run_directory.RUN_LOG, append=settings.resume)
+    checkpoints.begin()
+    begun.enter_context(checkpoints.advising())
     counts = [int((halves == half).sum()) for half in (1, 2)]
     reporter.say(
         f"{len(particles)} particles ({counts[0]} and {counts[1]}), box {box_size} px, {pixel_size_A:g} A/px"
@@ -140,18 +142,15 @@ def _reconstruct(
     refuse_inverted(sample.sign, particles.source, inverted=settings.invert)
     observations.excluded.usual_power = sample.usual_power
 
-    def images_were_read() -> None:
-        """From here on there will be new results."""
-        checkpoints.keep()
-        run_directory.remove_results(out)
-
     refined = None
     if refinement is not None:
         refined = refine_particles(
             observations,
             halves,
             refinement,
-            lambda observed, name: maps_of_round(job, observed, name, images_were_read),
+            lambda observed, name: maps_of_round(
+                job, observed, name, partial(checkpoints.stage, of=name), checkpoints.images_were_read
+            ),
             reporter,
             seed=settings.seed,
             checkpoint=checkpoints.stage("refinement"),
@@ -159,7 +158,7 @@ def _reconstruct(
         )
         observations = refined.observations
     linear_maps, method = read_images(job, observations, checkpoints.stage)
-    images_were_read()
+    checkpoints.images_were_read()
     excluded = observations.excluded
     if len(excluded) > 0:
         _tell_excluded(out, excluded, particles)

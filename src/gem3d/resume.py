@@ -1,4 +1,4 @@
-"""Going on with a killed run: where its checkpoints are, and whether they belong to the run that is asked for."""
+"""Going on with a stopped run: where its checkpoints are, and whether they belong to the run that is asked for."""
 
 from __future__ import annotations
 
@@ -21,11 +21,8 @@ from gem3d.particles import Particles
 from gem3d.settings import ReconstructSettings, RefineSettings
 
 RUN = run_directory.CHECKPOINT_RUN
-# Accumulators are large.
-SECONDS_BETWEEN_ACCUMULATORS = 120.0
-STAGES = ("refinement", "accumulate", "accumulate1", "accumulate2", "half1", "half2", "final")
-"""Stages of a run that leave a checkpoint each, if they take long."""
 # Settings that may change without making it another run; of threads, more than the last digits does not change.
+RESULTS, OWN_RESULTS = "results", "of this run"
 INDIFFERENT = ("resume", "overwrite", "quiet", "device", "threads", "datadir")
 
 
@@ -34,11 +31,11 @@ class RunCheckpoints:
 
     Attributes
     ----------
-    going_on: a killed run has left some, and they are to be used.
+    going_on: a run that was stopped has left something, which is to be used.
 
     Raises
     ------
-    SettingsError: the killed run had other particles or settings.
+    SettingsError: that run had other particles or settings.
     """
 
     def __init__(
@@ -51,8 +48,11 @@ class RunCheckpoints:
     ) -> None:
         self.folder = out / run_directory.CHECKPOINTS
         self._particles, self._settings, self._refinement = particles, settings, refinement
-        self._threads, self._kept = threads, False
-        self.going_on = settings.resume and (self.folder / RUN).exists()
+        self._threads, self._results_are_ours = threads, False
+        # One that had saved nothing is begun anew, with whatever settings.
+        self.going_on = (
+            settings.resume and run_directory.is_begun(out) and not run_directory.holds_nothing(out)
+        )
         if self.going_on:
             self._compare()
 
@@ -68,45 +68,52 @@ class RunCheckpoints:
             **{name: value for name, value in chosen.items() if name not in INDIFFERENT},
         }
 
-    def stage(self, name: str) -> Checkpoint:
-        """The checkpoint of one stage."""
-        accumulates = name.startswith("accumulate")
-        return Checkpoint(self._file(name), SECONDS_BETWEEN_ACCUMULATORS if accumulates else None)
+    def stage(self, name: str, of: str = "") -> Checkpoint:
+        """The checkpoint of one stage, of one part of the run."""
+        assert name in run_directory.STAGES
+        return Checkpoint(self.folder / f"{name}.safetensors", of)
 
-    def open(self) -> None:
-        """From here on the folder says that a run was begun, until `remove`; unless this one goes on with it."""
+    def begin(self) -> None:
+        """Say in the folder that there is a run; its checkpoints are those of the run that this one goes on with."""
         if not self.going_on:
             self.remove()
-            self.folder.mkdir(exist_ok=True)
-            run_directory.write_json(self.folder / RUN, {**self._run, "threads": self._threads})
+            with run_directory.refusing(self.folder):
+                self.folder.mkdir(exist_ok=True)
+            self._write_run(results="of an earlier run, or none")
 
-    def remove(self) -> None:
-        """Remove what a killed run has left, or what a finished one needs no more; no file of anyone else's."""
-        for name in STAGES:
-            self._file(name).unlink(missing_ok=True)
-        (self.folder / RUN).unlink(missing_ok=True)
-        with suppress(OSError):  # not there, or somebody else's files are in it
-            self.folder.rmdir()
-
-    def keep(self) -> None:
-        """From here on there are new results: a failure leaves something to go on with."""
-        self._kept = True
+    def images_were_read(self) -> None:
+        """From here on there will be new results; those of an earlier run go."""
+        if not self._results_are_ours:
+            run_directory.remove_results(self.folder.parent)
+            self._write_run(results=OWN_RESULTS)
+            self._results_are_ours = True
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
-        """`open`; where the block fails and there is nothing to go on with, the folder is left as it was."""
-        self.open()
+    def advising(self) -> Iterator[None]:
+        """Tell with an error that ends the run how to go on with it, where there is something to go on from."""
         try:
             yield
-        except BaseException:
-            something = self.going_on or self._kept or any(self._file(name).exists() for name in STAGES)
-            if not something:
-                self.remove()
+        except BaseException as error:
+            out = self.folder.parent
+            with suppress(OSError, RunDirectoryError):
+                if run_directory.holds_nothing(out):
+                    self.remove()
+                else:
+                    error.add_note(
+                        f"What is in {out} is kept: the same options and --resume go on from there."
+                    )
             raise
 
-    def _file(self, name: str) -> Path:
-        assert name in STAGES
-        return self.folder / f"{name}.safetensors"
+    def remove(self) -> None:
+        """Remove what a stopped run has left, or what a finished one needs no more; no file of anyone else's."""
+        if (self.folder / RUN).exists():
+            # The run's name last: without it nobody would know whose the others are.
+            run_directory.remove_results(self.folder, run_directory.CHECKPOINT_FILES[::-1])
+            with suppress(OSError):  # somebody else's files are in it
+                self.folder.rmdir()
+
+    def _write_run(self, *, results: str) -> None:
+        run_directory.write_json(self.folder / RUN, {**self._run, "threads": self._threads, RESULTS: results})
 
     def _compare(self) -> None:
         path = self.folder / RUN
@@ -116,6 +123,7 @@ class RunCheckpoints:
             raise RunDirectoryError(
                 f"{path}: cannot be read ({error}); begin anew with --overwrite instead of --resume"
             ) from error
+        self._results_are_ours = begun.get(RESULTS) == OWN_RESULTS
         for name, value in self._run.items():
             if begun.get(name) != value:
                 raise SettingsError(

@@ -1,21 +1,29 @@
-"""What a run writes: one folder of known names, every file whole or not there."""
+"""What a run writes: one folder of known names, every file whole or not there.
+
+From its beginning to its end a reconstruction keeps `checkpoint/run.json` in its folder, which says what run it is
+and whose results lie there. A folder without it holds a finished run, or none.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gem3d.atomic import replacing
+from gem3d.atomic import is_leftover, refusal, remove_leftovers, replacing
 from gem3d.errors import RunDirectoryError
 
 RUN_LOG = "run.log"
 CHECKPOINTS = "checkpoint"
 """Folder of a run that has not come to its end, with what it can go on from; ours if it holds a `CHECKPOINT_RUN`."""
 CHECKPOINT_RUN = "run.json"
+STAGES = ("refinement", "accumulate", "accumulate1", "accumulate2", "half1", "half2", "final")
+"""Stages of a run that may leave a checkpoint each."""
+CHECKPOINT_FILES = (CHECKPOINT_RUN, *(f"{stage}.safetensors" for stage in STAGES))
 ASSESSMENT_RESULTS = (
     "map.mrc",
     "map_unfiltered.mrc",
@@ -56,9 +64,9 @@ ALL_RESULTS = (*RESULTS, *REFERENCE_RESULTS, *REFINEMENT_RESULTS, EXCLUDED_STAR)
 
 
 def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
-    """Refuse a folder that holds files, unless `overwrite`; the log that a failed run left does not count.
+    """Refuse a folder that holds files, unless `overwrite`; what a run left that had saved nothing does not count.
 
-    With `resume`, a folder that holds checkpoints is welcome.
+    With `resume`, a folder that holds a run that has not come to its end is welcome.
 
     Raises
     ------
@@ -66,14 +74,15 @@ def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     """
     if out.exists() and not out.is_dir():
         raise RunDirectoryError(f"{out}: is a file; give a folder with --out")
-    if overwrite or not out.is_dir() or all(path.name == RUN_LOG for path in out.iterdir()):
-        return
-    begun = (out / CHECKPOINTS / CHECKPOINT_RUN).exists()
+    with refusing(out):
+        if overwrite or holds_nothing(out):
+            return
+        begun = is_begun(out)
     if resume:
         if not begun:
             raise RunDirectoryError(
-                f"{out}: holds files, but no checkpoint to go on from, as a finished run leaves none; choose another "
-                "folder, or use --overwrite to replace the results in it"
+                f"{out}: holds files, but no checkpoint to go on from, so it is not that of a run that was stopped; "
+                "choose another folder, or use --overwrite to replace the results in it"
             )
         return
     if begun:
@@ -83,6 +92,33 @@ def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     raise RunDirectoryError(
         f"{out}: the folder is not empty; choose another, or use --overwrite to replace the results in it"
     )
+
+
+def is_begun(out: Path) -> bool:
+    """Whether the folder holds a run that has not come to its end."""
+    return (out / CHECKPOINTS / CHECKPOINT_RUN).exists()
+
+
+def holds_nothing(out: Path) -> bool:
+    """Whether the folder is new, or holds no more than what a run leaves that had saved nothing."""
+
+    def counts_for_nothing(path: Path) -> bool:
+        if path.name == CHECKPOINTS and path.is_dir():
+            return is_begun(out) and all(
+                file.name == CHECKPOINT_RUN or is_leftover(file, CHECKPOINT_FILES) for file in path.iterdir()
+            )
+        return path.name == RUN_LOG or is_leftover(path, ALL_RESULTS)
+
+    return not out.is_dir() or all(map(counts_for_nothing, out.iterdir()))
+
+
+@contextmanager
+def refusing(path: Path) -> Iterator[None]:
+    """Name the folder where the file system refuses what is asked of it."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(refusal(path, error)) from error
 
 
 def refuse_inputs(out: Path, *inputs: Path | str | None) -> None:
@@ -101,23 +137,25 @@ def refuse_inputs(out: Path, *inputs: Path | str | None) -> None:
 
 
 def prepare(out: Path, *, overwrite: bool, resume: bool = False) -> None:
-    """Make the output folder and see that it can be written; nothing in it is touched."""
+    """Make the output folder and see that it can be written.
+
+    Nothing in it is touched but temporary files that killed runs have left.
+    """
     check(out, overwrite=overwrite, resume=resume)
-    try:
+    with refusing(out):
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".gem3d.partial"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise RunDirectoryError(
-            f"{out}: cannot be written ({error.strerror}); choose another folder"
-        ) from error
+    remove_leftovers(out, ALL_RESULTS)
+    remove_leftovers(out / CHECKPOINTS, CHECKPOINT_FILES)
 
 
 def remove_results(out: Path, names: Sequence[str] = ALL_RESULTS) -> None:
     """Remove the results of an earlier run, so that old and new ones never stand side by side."""
-    for name in names:
-        (out / name).unlink(missing_ok=True)
+    with refusing(out):
+        for name in names:
+            (out / name).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def accumulate(
     halves: `(n,)`, 1 or 2.
     wanted: one half or both; two accumulators are held for each.
     radius: last Fourier shell; None for the last before Nyquist.
-    checkpoint: written every few minutes; images that are in what it holds are not read again.
+    checkpoint: written now and then; images that are in what it holds are not read again.
     progress: called with (images done, images in all).
     """
     particles, box = observations.images.particles, observations.box_size_px
@@ -107,8 +108,11 @@ def accumulate(
     }
     order = _by_set_in_blocks(order, member, BATCH_SIZE)
     return_freed_memory()
-    done = 0 if checkpoint is None else _restore(checkpoint, sets, observations.excluded)
-    for batch in observations.batches(order[done:], BATCH_SIZE):
+    state = _Progress(sets, observations.excluded)
+    if checkpoint is not None:
+        checkpoint.restore(state.restore)
+        checkpoint.expect(sum(tensor.nbytes for tensor in state.tensors().values()))
+    for batch in observations.batches(order[state.done :], BATCH_SIZE):
         transforms = transform(batch.images)
         edges = np.searchsorted(member[batch.rows], (*sets, max(sets) + 1))
         for (key, slices), begin, end in zip(sets.items(), edges[:-1], edges[1:], strict=True):
@@ -120,15 +124,16 @@ def accumulate(
                 observations.rotations[rows],
                 sample_weight[key // 2],
             )
-        done += batch.n_read
+        state.done += batch.n_read
         if progress is not None:
-            progress(done, len(order))
+            progress(state.done, len(order))
         if checkpoint is not None and checkpoint.due:
-            _save(checkpoint, sets, observations.excluded, done)
+            checkpoint.save(state.tensors(), state.numbers())
+    state.done = len(order)
     if progress is not None:
         progress(len(order), len(order))
     if checkpoint is not None and checkpoint.worthwhile:
-        _save(checkpoint, sets, observations.excluded, len(order))
+        checkpoint.save(state.tensors(), state.numbers())
     final = {key: slices.finish() for key, slices in sets.items()}
     return tuple(HalfSet(final[2 * half], final[2 * half + 1], noise[half]) for half in wanted)
 
@@ -138,27 +143,37 @@ def _by_set_in_blocks(order: NDArray[np.int64], member: NDArray[np.int8], block:
     return order[np.lexsort((member[order], np.arange(len(order), dtype=np.int32) // block))]
 
 
-def _save(checkpoint: Checkpoint, sets: dict[int, _SlicesOfSet], excluded: ExcludedImages, done: int) -> None:
-    tensors = {f"{key}.{name}": t for key, slices in sets.items() for name, t in slices.tensors().items()}
-    n_particles = {str(key): slices.n_particles for key, slices in sets.items()}
-    left_out = torch.from_numpy(excluded.statuses)
-    checkpoint.save(tensors | {"excluded": left_out}, {"done": done, "n_particles": n_particles})
+@dataclass
+class _Progress:
+    """What has been accumulated, and how many images of the order are in it."""
 
+    sets: dict[int, _SlicesOfSet]
+    excluded: ExcludedImages
+    done: int = 0
 
-def _restore(checkpoint: Checkpoint, sets: dict[int, _SlicesOfSet], excluded: ExcludedImages) -> int:
-    """Take what a killed run had accumulated; returns how many images of the order are in it."""
-    saved = checkpoint.load()
-    if saved is None:
-        return 0
-    tensors, numbers = saved
-    try:
-        excluded.statuses[:] = tensors.pop("excluded").numpy()
-        for key, slices in sets.items():
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every tensor by name."""
+        of_sets = {
+            f"{key}.{name}": t for key, slices in self.sets.items() for name, t in slices.tensors().items()
+        }
+        return of_sets | {"excluded": torch.from_numpy(self.excluded.statuses)}
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything else."""
+        return {"done": self.done, "n_particles": {str(key): s.n_particles for key, s in self.sets.items()}}
+
+    def restore(self, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
+        """Go on from what `tensors` and `numbers` gave.
+
+        Raises
+        ------
+        KeyError, ValueError: they are of other images.
+        """
+        self.excluded.statuses[:] = tensors.pop("excluded").numpy()
+        for key, slices in self.sets.items():
             slices.restore(*(tensors.pop(f"{key}.{name}") for name in slices.tensors()))
             slices.n_particles = numbers["n_particles"][str(key)]
-        return int(numbers["done"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise checkpoint.unusable(error) from error
+        self.done = int(numbers["done"])
 
 
 class _SlicesOfSet:

@@ -96,14 +96,7 @@ class ImageTraining:
 
     def restored(self) -> bool:
         """Go on from what a killed run has left, if it has."""
-        saved = None if self.checkpoint is None else self.checkpoint.load()
-        if self.checkpoint is None or saved is None:
-            return False
-        try:
-            self.state.restore(*saved)
-        except (KeyError, ValueError) as error:
-            raise self.checkpoint.unusable(error) from error
-        return True
+        return self.checkpoint is not None and self.checkpoint.restore(self.state.restore)
 
     @property
     def folding(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d.fit.accumulate import HalfSet, is_held_out
-from gem3d.fit.checkpoint import Checkpoint
+from gem3d.fit.checkpoint import CheckpointOf, no_checkpoint
 from gem3d.fit.descent import Shapes
 from gem3d.fit.image_loss import ImageLoss
 from gem3d.fit.images import ImageTraining
@@ -22,8 +22,6 @@ from gem3d.fit.start import Spread, Start, mean_of, support_around
 from gem3d.fit.training_set import TrainingSet
 from gem3d.fit.volume import fit_volume, grid_of
 from gem3d.particles import file_order
-
-CheckpointOf = Callable[[str], Checkpoint | None]
 
 
 class Method(Protocol):
@@ -64,7 +62,7 @@ class FromEquations:
     spread = Spread(volume_per_gaussian_A3=80.0, voxels_per_gaussian=8.0, scale_per_spacing=0.5)
 
     def __init__(
-        self, sets: Sequence[HalfSet], shapes: Shapes, checkpoint_of: CheckpointOf = lambda stage: None
+        self, sets: Sequence[HalfSet], shapes: Shapes, checkpoint_of: CheckpointOf = no_checkpoint
     ) -> None:
         self.held_out = (sets[0].held_out, sets[1].held_out)
         self.noise_power = (sets[0].noise_power, sets[1].noise_power)

@@ -11,8 +11,8 @@ end the held-out particles are folded in for a few gentle steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from scipy.fft import next_fast_len
@@ -78,7 +78,9 @@ def fit_volume(
     def descent_from(gaussians: Gaussians) -> Descent:
         return Descent(gaussians, grid.voxel_size_A, STEP_SIZES, BETAS, shapes)
 
-    state = _begin(start, descent_from, RESTART_RATE if restart else 1.0, checkpoint)
+    state = VolumeState(descent_from(start), RESTART_RATE if restart else 1.0)
+    if checkpoint is not None:
+        checkpoint.restore(partial(state.restore, descent_from=descent_from))
     run = _Run(state, grid, checkpoint, progress, watch)
     while not state.folding:
         fitted, found = run.round(operator, judge)
@@ -104,19 +106,6 @@ def fit_volume(
     if checkpoint is not None and checkpoint.worthwhile:
         checkpoint.save(state.tensors(), state.numbers())
     return Fit(folded, best, tuple(state.rounds), gain)
-
-
-def _begin(
-    start: Gaussians, descent_from: Callable[[Gaussians], Descent], rate: float, checkpoint: Checkpoint | None
-) -> VolumeState:
-    """At the start, or where a killed run has come to."""
-    saved = None if checkpoint is None else checkpoint.load()
-    if checkpoint is None or saved is None:
-        return VolumeState(descent_from(start), rate)
-    try:
-        return VolumeState.restored(*saved, start, descent_from)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise checkpoint.unusable(error) from error
 
 
 class _Run:

@@ -78,43 +78,38 @@ class VolumeState:
             "steps": self.steps,
         }
 
-    @classmethod
     @torch.no_grad()
-    def restored(
-        cls,
+    def restore(
+        self,
         tensors: dict[str, torch.Tensor],
         numbers: dict[str, Any],
-        start: Gaussians,
+        *,
         descent_from: Callable[[Gaussians], Descent],
-    ) -> VolumeState:
-        """The state that `tensors` and `numbers` are of.
-
-        Parameters
-        ----------
-        start: the Gaussians that the fit began with.
+    ) -> None:
+        """Go on from what `tensors` and `numbers` gave, with as many Gaussians as they are of.
 
         Raises
         ------
         KeyError, TypeError, ValueError: they are of another fit.
         """
+        start = self.descent.current
         if numbers["unit_mass"] != start.unit_mass:
             raise ValueError("it began from other Gaussians")
         groups: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             group, key = name.split(".")
             groups.setdefault(group, {})[key] = tensor
-        state = cls(descent_from(start.replaced(groups["current"])), numbers["rate"])
-        for name, parameter in state.descent.current.parameters.items():
+        self.begin_round(descent_from(start.replaced(groups["current"])), numbers["rate"])
+        for name, parameter in self.descent.current.parameters.items():
             parameter.copy_(groups["current"][name])
-        state.descent.adam.restore(groups["adam"], numbers["step"])
-        state.best.losses = list(numbers["held_out_loss"])
-        state.best.gaussians = start.replaced(groups["best"]) if "best" in groups else None
-        state.kept = start.replaced(groups["kept"]) if "kept" in groups else None
-        state.training_loss = list(numbers["training_loss"])
-        state.rounds = [
-            Round(**each | {name: tuple(each[name]) for name in ("training_loss", "held_out_loss")})
-            for each in numbers["rounds"]
+        self.descent.adam.restore(groups["adam"], numbers["step"])
+        self.best.losses = list(numbers["held_out_loss"])
+        self.best.gaussians = start.replaced(groups["best"]) if "best" in groups else None
+        self.kept = start.replaced(groups["kept"]) if "kept" in groups else None
+        self.training_loss = list(numbers["training_loss"])
+        losses = ("training_loss", "held_out_loss")
+        self.rounds = [
+            Round(**each | {name: tuple(each[name]) for name in losses}) for each in numbers["rounds"]
         ]
         for name in ("step", "folding", "kept_loss", "steps"):
-            setattr(state, name, numbers[name])
-        return state
+            setattr(self, name, numbers[name])

@@ -57,9 +57,8 @@ def refine_particles(
     going_on: from what the checkpoint holds.
     """
     course = _Course(observations, halves, settings, seed)
-    saved = checkpoint.load() if checkpoint is not None and going_on else None
-    if saved is not None:
-        course.restore(*saved)
+    if checkpoint is not None and going_on:
+        checkpoint.restore(course.restore)
     while course.ended == "":
         number = len(course.reports) + 1
         found = reconstruct(course.observations_now(), f"round {number}")

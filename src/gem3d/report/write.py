@@ -7,7 +7,7 @@ from pathlib import Path
 from gem3d.assessment import Assessment
 from gem3d.report.emdb import fsc_xml
 from gem3d.report.facts import RunFacts
-from gem3d.run_directory import write_text
+from gem3d.run_directory import remove_results, write_text
 
 PAGE, SCRIPT, CURVE = REPORT_FILES = ("report.html", "view.cxc", "fsc.xml")
 
@@ -28,6 +28,6 @@ def write_report(out: Path, assessment: Assessment, facts: RunFacts | None = Non
     curve = fsc_xml(assessment)
     if curve is None:
         # One of an earlier assessment would pass for this one's.
-        (out / CURVE).unlink(missing_ok=True)
+        remove_results(out, (CURVE,))
     else:
         write_text(out / CURVE, curve)
