@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 _PACKED = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+"""Of files that a program has packed."""
 _TO_MRC = "convert it to an MRC file ({})"
 _MAGIC = {
     b"II*\0": ("a TIFF file", "tif2mrc of IMOD"),
@@ -60,7 +61,7 @@ def name_foreign(path: Path, begins: bytes) -> str | None:
 
 def unpack_command(path: Path, packer: str) -> str:
     """Shell command that unpacks the file beside itself, whatever its suffix."""
-    packed = path.suffix.lower() in _PACKED_SUFFIXES
+    packed = path.suffix.lower() in PACKED_SUFFIXES
     target = path.with_suffix("") if packed else path.with_name(f"unpacked_{path.name}")
     return f"{packer} -dc {shlex.quote(str(path))} > {shlex.quote(str(target))}"
 

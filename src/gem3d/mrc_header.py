@@ -43,7 +43,7 @@ class MrcHeader:
     shape: nz, ny, nx.
     dtype: of a value, byte order included.
     data_offset: bytes before the first value.
-    found_bytes: size of the file, as a whole.
+    found_bytes: size of the file; where it is packed, of what was unpacked so far.
     words, floats: `(256,)`, the header as integers and as floats of 32 bits.
     """
 
@@ -67,10 +67,10 @@ class MrcHeader:
 
     @property
     def voxel_size_A(self) -> tuple[float, float, float]:
-        """Along x, y and z, in as many digits as a float32 has; 0 where the header does not say."""
-        sampled, cell_A = self.words[7:10].tolist(), self.floats[10:13].tolist()
+        """Along x, y and z: the cell over its samples; 0 where the header does not say."""
+        sampled, cell_A = self.words[7:10].tolist(), self.floats[10:13]
         x, y, z = (
-            float(f"{width / n:.6g}") if n > 0 and 0 < width < math.inf else 0.0
+            float(width / np.float32(n)) if n > 0 and 0 < width < math.inf else 0.0
             for n, width in zip(sampled, cell_A, strict=True)
         )
         return x, y, z

@@ -49,7 +49,9 @@ def read_stack_header(path: Path) -> MrcStack:
     n_images, ny, nx = header.shape
     if nx != ny:
         raise ImageStackError(f"{path}: images of {nx} x {ny} pixels; extract the particles in square boxes.")
-    stack = MrcStack(path, n_images, nx, header.dtype, header.data_offset, header.voxel_size_A[0])
+    # In as many digits as a float32 has.
+    pixel_size_A = float(f"{header.voxel_size_A[0]:.6g}")
+    stack = MrcStack(path, n_images, nx, header.dtype, header.data_offset, pixel_size_A)
     if header.is_truncated:
         complete = max(header.found_bytes - stack.data_offset, 0) // stack.image_bytes
         expected_bytes = stack.data_offset + header.data_bytes
