@@ -73,7 +73,17 @@ def refusal(path: Path) -> str:
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize(
     "stamp",
-    [b"\0\0\0\0", b"DA\0\0", b"DD\0\0", b"D\0\0\0", b"D   ", b"\x11\x11\0\0", b"\0\0DD", b"\xff\x07?!"],
+    [
+        b"\0\0\0\0",
+        b"DA\0\0",
+        b"DD\0\0",
+        b"D\x11\0\0",
+        b"D\0\0\0",
+        b"D   ",
+        b"\x11\x11\0\0",
+        b"\0\0DD",
+        b"\xff\x07?!",
+    ],
 )
 @pytest.mark.parametrize("mode", [1, 2, 6, 12])
 def test_any_machine_stamp(tmp_path: Path, order: str, stamp: bytes, mode: int) -> None:
