@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -63,7 +64,7 @@ def _fault(path: Path) -> str | None:
         except OSError:
             return _NONE
     except OSError as reason:
-        return f"cannot be read ({reason.strerror})"
+        return _NONE if reason.errno == errno.ENAMETOOLONG else f"cannot be read ({reason.strerror})"
     except ValueError:  # a NUL
         return _NONE
     if stat.S_ISREG(mode):
