@@ -135,7 +135,7 @@ def test_noise_claims_nothing(tmp_path: Path) -> None:
         (("linear1.mrc", "linear2.mrc", "--bfactor", "1e5"), "--bfactor 100000: give up to"),
         (("linear1.mrc", "linear2.mrc", "--particle-diameter", "3"), "--particle-diameter 3: give"),
         (("linear1.mrc", "linear2.mrc", "--mask", "faint.mrc"), "no value above 0.5"),
-        (("linear1.mrc", "missing.mrc"), "missing.mrc: cannot be read"),
+        (("linear1.mrc", "missing.mrc"), "missing.mrc: no such file"),
         (("linear1.mrc", "small.mrc"), "a box of 32 voxels, but"),
         (("linear1.mrc", "flat.mrc"), "the same everywhere"),
         (("linear1.mrc", "coarse.mrc"), "a pixel size of 3 A"),

@@ -264,13 +264,13 @@ def test_stacks_that_are_cut_short(tmp_path):
         3 * 1024 + 1024,
         "3 complete images",
     )
-    (tmp_path / "a.mrcs").write_bytes(b"too short")
-    refused(whole(tmp_path / "a.mrcs", 3), "a.mrcs: 9 bytes", "particle 1 (000001@a.mrcs)")
+    (tmp_path / "a.mrcs").write_bytes(b"\0too short")
+    refused(whole(tmp_path / "a.mrcs", 3), "a.mrcs: 10 bytes", "particle 1 (000001@a.mrcs)")
 
 
 def test_files_that_are_no_stacks(tmp_path):
     path = tmp_path / "a.mrcs"
-    path.write_bytes(b"II*\0" + bytes(range(256)) * 8)
+    path.write_bytes(b"\xff\0" + bytes(range(256)) * 8)
     refused(whole(path, 1), "a.mrcs: not an MRC image stack", "First used by particle 1")
     write_stack(path, np.zeros((2, 8, 6), np.float32))
     refused(whole(path, 1), "6 x 8 pixels", "square")

@@ -311,7 +311,7 @@ def test_files_that_are_no_particle_files(tmp_path, text, words):
 def test_no_particles_no_file_no_format(tmp_path):
     refused(write(tmp_path, ("particles", {column: [] for column in PARTICLES})), "holds no particles")
     refused(tmp_path / "absent.star", "no such file")
-    refused(tmp_path, "cannot be read")
+    refused(tmp_path, "is a folder")
     binary = tmp_path / "binary.star"
     binary.write_bytes(bytes(range(256)) * 10)
     refused(binary, "not a well-formed")

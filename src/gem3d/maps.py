@@ -5,7 +5,6 @@ Maps are `[z, y, x]` with the rotation centre at index n//2 of every axis, for e
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from gem3d.atomic import replacing
 from gem3d.errors import MapError
+from gem3d.mrc_volume import read_mrc_volume
 
 # Cell sizes are float32 and programs round them; voxels that differ by more than this are meant to differ.
 CUBIC_TOLERANCE = 1e-3
@@ -45,7 +45,7 @@ class Map:
 
 
 def read_map(path: str | Path) -> Map:
-    """Read an MRC/CCP4 map; its axes are brought into the order z, y, x.
+    """Read an MRC/CCP4 map, plain or packed by gzip or bzip2; its axes are brought into the order z, y, x.
 
     Odd machine stamps and the like are tolerated, missing data are not.
 
@@ -56,25 +56,9 @@ def read_map(path: str | Path) -> Map:
         not cubes.
     """
     path = Path(path)
-    try:
-        # mrcfile warns about headers that many programs write; what matters is checked below.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with mrcfile.open(path, permissive=True) as mrc:
-                header, data, voxel = mrc.header, mrc.data, mrc.voxel_size
-    except (OSError, ValueError, EOFError) as error:
-        raise MapError(f"{path}: cannot be read as an MRC map ({error}); give a .mrc or .map file") from error
-    if data is None:
-        raise MapError(
-            f"{path}: not an MRC map, or truncated: less data than its header states; copy it again"
-        )
-    if data.ndim != 3 or np.iscomplexobj(data):
-        raise MapError(f"{path}: shape {data.shape}, type {data.dtype}; a map must be a real 3D volume")
-
-    file_axes = [int(header.maps), int(header.mapr), int(header.mapc)]  # slowest first; 1, 2, 3 = x, y, z
-    start_of_axis = dict(
-        zip(file_axes, (int(header.nzstart), int(header.nystart), int(header.nxstart)), strict=True)
-    )
+    header, data = read_mrc_volume(path)
+    file_axes = header.words[16:19].tolist()[::-1]  # maps, mapr, mapc: slowest first; 1, 2, 3 = x, y, z
+    start_of_axis = dict(zip(file_axes, header.words[4:7].tolist()[::-1], strict=True))
     if sorted(file_axes) == [1, 2, 3]:
         data = data.transpose([file_axes.index(axis) for axis in (3, 2, 1)])
     elif set(file_axes) == {0}:  # some programs leave these words empty
@@ -85,13 +69,15 @@ def read_map(path: str | Path) -> Map:
     values = np.ascontiguousarray(data, dtype=np.float32)
     if not np.isfinite(values).all():
         raise MapError(f"{path}: {np.count_nonzero(~np.isfinite(values))} voxels are NaN or infinite")
-    sizes = [float(voxel.x), float(voxel.y), float(voxel.z)]
-    if max(sizes) - min(sizes) > CUBIC_TOLERANCE * max(sizes):
-        raise MapError(
-            f"{path}: voxels are not cubes ({sizes[0]:g} x {sizes[1]:g} x {sizes[2]:g} A); resample the map"
-        )
-    origin = (float(header.origin.x), float(header.origin.y), float(header.origin.z))
-    return Map(values, sizes[0], origin, (start_of_axis[1], start_of_axis[2], start_of_axis[3]))
+    # One axis may lack its number of samples.
+    sizes_A = [size for size in header.voxel_size_A if size > 0] or [0.0]
+    if max(sizes_A) - min(sizes_A) > CUBIC_TOLERANCE * max(sizes_A):
+        sizes = " x ".join(f"{size:g}" for size in header.voxel_size_A)
+        raise MapError(f"{path}: voxels are not cubes ({sizes} A); resample the map")
+    x, y, z = header.floats[49:52].tolist()
+    if not np.isfinite([x, y, z]).all():
+        raise MapError(f"{path}: damaged: its origin words are {x:g}, {y:g}, {z:g}; set them to 0")
+    return Map(values, sizes_A[0], (x, y, z), (start_of_axis[1], start_of_axis[2], start_of_axis[3]))
 
 
 def read_cube(path: str | Path) -> Map:

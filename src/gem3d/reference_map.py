@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gem3d.assess.shells import FloatVolume
 from gem3d.errors import MapError, StructureError, warn
+from gem3d.foreign_files import PACKED_SUFFIXES
 from gem3d.maps import MAP_SUFFIXES, Map, read_map
 from gem3d.simulate_models import GaussianModel, resample_map
 from gem3d.structures import Structure, read_structure
@@ -35,7 +36,7 @@ def read_reference(path: str | Path, box_size_px: int, pixel_size_A: float) -> F
     Parameters
     ----------
     path: a map (`.mrc`, `.map`, `.ccp4`, `.rec`) of any box and voxel size, or a model (PDB, mmCIF); either may be
-        packed by gzip. Atoms as `read_structure` takes them.
+        packed by gzip, a map by bzip2, too. Atoms as `read_structure` takes them.
 
     Returns
     -------
@@ -46,7 +47,8 @@ def read_reference(path: str | Path, box_size_px: int, pixel_size_A: float) -> F
     MapError, StructureError: the file cannot be read, or lies elsewhere.
     """
     path = Path(path)
-    if path.name.lower().removesuffix(".gz").endswith(MAP_SUFFIXES):
+    unpacked = path.with_suffix("") if path.suffix.lower() in PACKED_SUFFIXES else path
+    if unpacked.suffix.lower() in MAP_SUFFIXES:
         return _map_on_grid(path, read_map(path), box_size_px, pixel_size_A)
     structure = read_structure(path)
     moved_A = _place(structure.positions_A, path, "atoms", box_size_px, pixel_size_A, StructureError)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import StructureError
+from gem3d.input_file import refuse_unless_file
 
 ATOM_RADIUS_A = 0.6
 """Standard deviation of every atom at rest: one width in place of element-specific scattering factors."""
@@ -49,6 +50,7 @@ def read_structure(path: str | Path) -> Structure:
     StructureError
         if the file is missing, unreadable or holds no heavy atom.
     """
+    refuse_unless_file(Path(path), StructureError)
     try:
         model_file = gemmi.read_structure(str(path))
     except (OSError, RuntimeError, ValueError) as error:

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from gem3d.atomic import replacing
 from gem3d.errors import MapError
 from gem3d.gaussians.model import Gaussians
+from gem3d.input_file import refuse_unless_file
 
 _NAMES = ("centres_A", "log_scales", "quaternions", "raw_masses")
 
@@ -41,6 +42,7 @@ def _with_sorted_header(content: bytes) -> bytes:
 
 def load_gaussians(path: str | Path) -> tuple[Gaussians, int, float]:
     """Read what `save_gaussians` wrote: the Gaussians, box size and pixel size in A."""
+    refuse_unless_file(Path(path), MapError)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

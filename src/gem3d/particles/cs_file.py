@@ -7,6 +7,7 @@ wider than what is needed of it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
+from gem3d.input_file import open_file
 
 Block = NDArray[np.void]
 Columns = dict[str, NDArray[Any]]
@@ -173,12 +175,7 @@ def open_cs(path: Path) -> CsFile:
 
 
 def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except (FileNotFoundError, NotADirectoryError):
-        raise ParticleFileError(f"{path}: no such file.") from None
-    except (OSError, ValueError) as error:
-        raise ParticleFileError(f"{path}: cannot be read ({error}).") from None
+    return os.fdopen(open_file(path, ParticleFileError), "rb")
 
 
 def _parse_header(path: Path, text: str) -> tuple[np.dtype[np.void], int]:

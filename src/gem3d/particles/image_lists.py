@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
+from gem3d.input_file import refuse_unless_file
 from gem3d.particles.cryosparc import read_cs_images
 from gem3d.particles.image_names import split_image_names
 from gem3d.particles.mrc_stack import MrcStack, read_stack_header
@@ -101,8 +102,7 @@ def _text(path: Path, datadir: Path | None) -> ImageList:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise ParticleFileError(f"{path}: no such file.")
+        refuse_unless_file(path, ParticleFileError)
         with path.open(encoding="utf-8-sig") as file:
             while line := file.readline(_LONGEST_LINE):
                 yield line.strip()

@@ -77,5 +77,12 @@ def _refuse_malformed(names: list[str], first_row: int, source: Path) -> None:
         except (ValueError, OverflowError):
             raise ParticleFileError(
                 f"{source}: particle {row}, column rlnImageName: {name!r} is not an image name; it should "
-                "read like 000001@folder/stack.mrcs, counting images from 1."
+                f"read like 000001@folder/stack.mrcs, counting images from 1.{_advice(name)}"
             ) from None
+
+
+def _advice(name: str) -> str:
+    # Read as its first image, a volume would give a map of slices.
+    if "@" in name:
+        return ""
+    return " Put 000001@ before the name of a file of one image; volumes (subtomograms) are not read."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
+from gem3d.input_file import open_file
 from gem3d.particles.restricted_pickle import load_arrays
 
 _WHAT = "give 0-based rows of the particle file: a pickled array or list, a .npy file, or text of one number a line"
@@ -29,7 +31,7 @@ def read_row_list(path: Path, n_rows: int) -> NDArray[np.int64]:
     ParticleFileError: the file cannot be read, holds something else, or names a row twice or one that is not there.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_file(path, ParticleFileError), "rb") as file:
             begins = file.read(8)
     except OSError as error:
         raise ParticleFileError(f"{path}: cannot be read ({error.strerror})") from None

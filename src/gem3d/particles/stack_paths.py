@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gem3d.errors import ImageStackError
+from gem3d.input_file import why_not_a_file
 
 
 def find_stack(name: str, source: Path, where: str, datadir: Path | None) -> Path:
@@ -24,6 +25,10 @@ def find_stack(name: str, source: Path, where: str, datadir: Path | None) -> Pat
     for candidate in candidates:
         if is_file(candidate):
             return candidate
+    for candidate in candidates:
+        fault = why_not_a_file(candidate)
+        if fault is not None:
+            raise ImageStackError(f"{source}: {where}: {candidate} {fault}.")
     searched = ", ".join(dict.fromkeys(str(candidate.absolute().parent) for candidate in candidates))
     raise ImageStackError(
         f"{source}: {where}: no such stack: {name}. Looked in: {searched}. Give the folder that the names begin in "

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ImageStackError
+from gem3d.input_file import READ_FLAGS
 from gem3d.particles.mrc_stack import MrcStack
 
 _MAX_OPEN_FILES = 64
@@ -110,7 +111,7 @@ class StackReader:
             return self._descriptors[stack]
         if len(self._descriptors) >= _MAX_OPEN_FILES:
             os.close(self._descriptors.popitem(last=False)[1])
-        fd = os.open(self._stacks[stack].path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        fd = os.open(self._stacks[stack].path, READ_FLAGS)
         self._descriptors[stack] = fd
         return fd
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
+from gem3d.foreign_files import packed_by, unpack_command
+from gem3d.input_file import open_file
+
+_LONGEST_LINE_SHOWN = 65_536
 
 
 class StarTable:
@@ -106,10 +112,14 @@ class StarTable:
 
 def read_star(path: Path) -> list[StarTable]:
     """All blocks of a STAR file."""
+    begins = _first_bytes(path)
     try:
-        document = gemmi.cif.read_file(str(path))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ParticleFileError(f"{path}: no such file.") from None
+        if begins.startswith(codecs.BOM_UTF8):  # of editors on Windows
+            document = gemmi.cif.read_string(
+                path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1")
+            )
+        else:
+            document = gemmi.cif.read_file(str(path))
     except OSError as error:
         raise ParticleFileError(f"{path}: cannot be read ({error}).") from None
     except (ValueError, RuntimeError) as error:  # UnicodeDecodeError is a ValueError
@@ -163,10 +173,53 @@ def format_numbers(values: NDArray[np.generic]) -> Iterator[str]:
     return map(text, np.add(values, values.dtype.type(0)).tolist())
 
 
+def _first_bytes(path: Path) -> bytes:
+    fd = open_file(path, ParticleFileError)
+    try:
+        begins = os.read(fd, 1024)
+    except OSError as error:
+        raise ParticleFileError(f"{path}: cannot be read ({error.strerror}).") from None
+    finally:
+        os.close(fd)
+    if begins.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ParticleFileError(f"{path}: is text in UTF-16; save it as plain text (ASCII or UTF-8).")
+    packer = packed_by(begins)
+    if packer is not None:
+        raise ParticleFileError(
+            f"{path}: is packed by {packer}; unpack it ({unpack_command(path, packer)}) and give the unpacked file."
+        )
+    return begins
+
+
 def _malformed(path: Path, message: str) -> str:
-    # gemmi writes "FILE:LINE:COLUMN(BYTE): what" or "FILE:LINE in data_x: what".
-    detail = message.removeprefix(str(path))
-    line = re.match(r":(\d+)", detail)
-    what = detail.split(": ", 1)[-1] if line else message
-    where = f", line {line.group(1)}" if line else ""
+    # gemmi writes "FILE:LINE:COLUMN(BYTE): what" or "FILE:LINE in data_x: what"; of text, "string" for the file.
+    detail = message.removeprefix(str(path)).removeprefix("string")
+    place = re.match(r":(\d+)(?::\d+\((\d+)\))?", detail)
+    what = detail.split(": ", 1)[-1] if place else message
+    where = f", line {place.group(1)}" if place else ""
+    strange = _strange_character(path, int(place.group(2))) if place and place.group(2) else None
+    if strange is not None:
+        return (
+            f"{path}{where}: not a well-formed STAR file ({strange}, where all is plain ASCII text); rename "
+            "what is so named, or copy the file again if it is damaged."
+        )
+    if "number of values" in what:
+        what += "; a value with a blank in it needs quotes"
     return f"{path}{where}: not a well-formed STAR file ({what}); was it cut short or edited by hand?"
+
+
+def _strange_character(path: Path, first_byte: int) -> str | None:
+    """The first character on a line that STAR files have not, if there is one."""
+    try:
+        with path.open("rb") as file:
+            file.seek(first_byte)
+            line = file.readline(_LONGEST_LINE_SHOWN).rstrip(b"\r\n")
+    except OSError:
+        return None
+    strange = next((byte for byte in line if byte != 9 and not 32 <= byte < 127), None)
+    if strange is None:
+        return None
+    if strange < 128:
+        return f"a byte {strange:#04x}"
+    text = line.decode("utf-8", "replace")
+    return f"the character {next(character for character in text if ord(character) > 127)!r}"
