@@ -285,9 +285,9 @@ def test_text_lists_that_are_none(files: Files) -> None:
     files.refused("line 2: ", "20 px", "16 px", images=text(folder, "images.mrcs", "other.mrcs"))
     files.refused("no such stack", images=text(folder, "x" * 100_000))
     files.refused("is not text", images=folder / "binary.txt")
-    for name in ("pipe.txt", "absent.txt"):
+    files.refused("pipe.txt: is a pipe, not a file", images=folder / "pipe.txt")
+    for name in ("absent.txt", "absent.mrcs"):
         files.refused(f"{name}: no such file", images=folder / name)
-    files.refused("cannot be opened", images=folder / "absent.mrcs")
     for name in ("images.hdf", "images"):
         files.refused("not a list of images", ".mrcs, .mrc, .txt, .star", images=folder / name)
     files.refused("rlnImageName is missing", images=text(folder, "data_", "_rlnOther 1", name="a.star"))

@@ -169,8 +169,8 @@ class RunsCode:
         (lambda f: text(f.with_suffix(".txt"), "1.0\n"), "line 1: '1.0' is not a whole number"),
         (lambda f: text(f.with_suffix(".txt"), "9" * 50), "beyond 64 bits"),
         (lambda f: text(f.with_suffix(".txt"), ""), "lists no particle"),
-        (lambda f: f.with_name("absent.txt"), "No such file"),
-        (lambda f: f.parent, "Is a directory"),
+        (lambda f: f.with_name("absent.txt"), "no such file"),
+        (lambda f: f.parent, "is a folder"),
     ],
 )
 def test_lists_that_are_refused(star: Path, write: object, words: str) -> None:
@@ -525,7 +525,7 @@ def test_what_the_command_line_says(
         (["--select", "rlnRandomSubset=1"], "to compare, write =="),
         (["--select", "rlnRandom==1"], "close: rlnRandomSubset"),
         (["--first", "-3"], "--first -3"),
-        (["--ind", str(tmp_path / "none.pkl")], "none.pkl: cannot be read"),
+        (["--ind", str(tmp_path / "none.pkl")], "none.pkl: no such file"),
     ):
         assert expected in refused(capsys, "reconstruct", str(made.star), "--out", out, *words)
     assert not (tmp_path / "out").exists()
