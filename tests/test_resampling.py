@@ -11,7 +11,7 @@ from gem3d.particles.resample import Resampler
 
 def resampled(images: NDArray[np.float32], resampler: Resampler) -> NDArray[np.float32]:
     out = np.full((len(images), *[len(resampler.matrix)] * 2), np.nan, np.float32)
-    resampler.resample(images, out)
+    resampler.resample(images, out, np.arange(len(images)))
     return out
 
 

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.assess.orientations import orientation_distribution
-from gem3d.errors import Gem3dError, Gem3dWarning, ParticleFileError
+from gem3d.errors import Gem3dError, Gem3dWarning
 from gem3d.fit.contrast_sign import describe_inverted
 from gem3d.fit.observations import Observations
 from gem3d.fit.sample import look_at_sample
 from gem3d.forecast import forecast_reconstruction
 from gem3d.input_settings import InputSettings
 from gem3d.inputs import (
-    BACKGROUND_DIAMETER_BOXES,
+    background_diameter_A,
     find_shared_images,
     open_stacks,
     read_input,
@@ -218,13 +218,9 @@ def _describe_images(
     notes: _Notes,
     found: dict[str, Any],
 ) -> None:
-    box = images.box_size_px
-    radius_px = BACKGROUND_DIAMETER_BOXES * box / 2
-    try:
-        observations = Observations.of(images, radius_px, normalise=settings.normalise)
-    except ParticleFileError as error:  # optics groups that do not go together
-        notes.problems.append(str(error))
-        return
+    box, narrowest = images.box_size_px, images.narrowest_grid
+    diameter_A = background_diameter_A(None, narrowest.box_size_px, narrowest.pixel_size_A)
+    observations = Observations.of(images, diameter_A / images.pixel_size_A / 2, normalise=settings.normalise)
     seconds_each = notes.attempt(lambda: _time_reading(images))
     sample = notes.attempt(lambda: look_at_sample(observations, seed))
     if seconds_each is None or sample is None:

@@ -117,8 +117,11 @@ def _reconstruct(
     with reporter.stage("read particles"):
         images, halves = find_images(particle_file, settings)
         return_freed_memory()
-    particles, box_size, pixel_size_A = images.particles, images.box_size_px, images.particles.pixel_size_A
-    diameter_A = background_diameter_A(settings.particle_diameter_A, box_size, pixel_size_A)
+    particles, box_size, pixel_size_A = images.particles, images.box_size_px, images.pixel_size_A
+    narrowest = images.narrowest_grid
+    diameter_A = background_diameter_A(
+        settings.particle_diameter_A, narrowest.box_size_px, narrowest.pixel_size_A
+    )
     observations = Observations.of(images, diameter_A / pixel_size_A / 2, normalise=settings.normalise)
     last_shell = last_shell_of(settings.max_resolution_A, box_size, pixel_size_A)
     given_mask = None if settings.mask is None else measuring_mask(settings.mask, box_size, pixel_size_A)
