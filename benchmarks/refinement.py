@@ -270,7 +270,7 @@ def refine_rate(context: Context) -> Iterator[Measurement]:
     n = min(len(images), 4096)
     rows = np.arange(n)
     truth, _ = read_truth(folder)
-    power = torch.full((radius + 1,), float(spec.box_px**2))
+    power = torch.full((1, radius + 1), float(spec.box_px**2))
     half = ImagesOfHalf(observations, rows, torch.from_numpy(np.array(truth)), torch.ones(radius + 1), power)
     index = torch.from_numpy(rows)
     start = Estimates.start(observations.rotations[index], observations.shifts_px[index])

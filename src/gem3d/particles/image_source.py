@@ -130,6 +130,12 @@ class ImageSource:
         """What takes the images of each grid to the common one; None where they are on it already."""
         return tuple(resampler_to(self.grid, grid) for grid in self.grids)
 
+    @property
+    def last_shells(self) -> tuple[int, ...]:
+        """Last Fourier shell of the common grid that images of each grid hold something of."""
+        whole = (self.box_size_px - 1) // 2
+        return tuple(whole if resampler is None else resampler.last_shell for resampler in self.resamplers)
+
     def stack_files(self) -> dict[int, Path]:
         """Where each stack that is used was found, by its index."""
         return {stack: header.path for stack, header in self._stacks.items()}
