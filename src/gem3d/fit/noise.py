@@ -55,9 +55,9 @@ class NoiseSpectrum:
     def power(self) -> torch.Tensor:
         """`(radius + 1,)` float32, expected |FFT|^2 of the noise per Fourier pixel of a whole image.
 
-        Infinite in shells that the images hold nothing of, and where there are no images. Where images do not reach the whole box, it is what the
-        noise would be if they did: Fourier pixels are then finer than the images tell apart, and what all of them
-        together say must count as often as there are independent ones.
+        Infinite in shells that the images hold nothing of, and where there are no images. Where images do not reach
+        the whole box, it is what the noise would be if they did: Fourier pixels are then finer than the images tell
+        apart, and all together must not count for more than there are independent ones.
         """
         samples = torch.bincount(self._shell, minlength=len(self._total)) * max(self._count, 1)
         share = self._window.double().square().mean()
