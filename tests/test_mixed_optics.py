@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from command_line import refused
 from gem3d.assess.fsc import fourier_shell_correlation
 from gem3d.assess.shells import FloatVolume
 from gem3d.cli import main
@@ -19,14 +20,20 @@ from gem3d.fit.accumulate import HalfSet, accumulate
 from gem3d.fit.image_loss import ImageLoss
 from gem3d.fit.observations import Observations
 from gem3d.gaussians import Gaussians
+from gem3d.input_settings import InputSettings
 from gem3d.inputs import background_diameter_A
+from gem3d.inspect_particles import inspect_particles
+from gem3d.inspection import GridSummary
 from gem3d.particles import ImageSource, Particles, read_relion_star, write_relion_star
+from gem3d.particles.image_grids import ImageGrid, common_grid, find_grids, find_resampled
 from gem3d.refine.estimates import Estimates
 from gem3d.refine.images import ImagesOfHalf
 from gem3d.refine.step import refine_batch
 from gem3d.simulate import forward_model, noise_free_images
 from gem3d.simulate_particles import draw_particles
 from gem3d.structures import packaged_structure
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 FINE, COARSE = (40, 5.0), (32, 6.6)
 """Box and pixel size in A: 200 and 211 A wide."""
@@ -184,6 +191,10 @@ def test_a_fit_to_images_of_several_grids(mixed: Mixed, tmp_path: Path) -> None:
     main(["reconstruct", str(mixed.star), "--out", str(out), *options])
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["box_size_px"], summary["pixel_size_A"]) == FINE
+    coarse = {"box_size_px": 32, "pixel_size_A": 6.6, "particles": N_COARSE, "optics_groups": ["group1"]}
+    assert summary["resampled"] == [coarse]
+    log = (out / "run.log").read_text()
+    assert "resampled to that grid: 250 of box 32 px, 6.6 A/px (optics group group1)" in log
     with mrcfile.open(out / "map_unfiltered.mrc") as mrc:
         curve = fourier_shell_correlation(np.array(mrc.data), mixed.truth[FINE])
         assert float(mrc.voxel_size.x) == pytest.approx(5.0)
@@ -230,3 +241,32 @@ def test_binning_is_as_good_as_binned_images(tmp_path: Path, box: int) -> None:
     curve = fourier_shell_correlation(linear, truth)[1:11]
     of_whole = fourier_shell_correlation(whole, fine.truth[box, 4.2])[1:11]
     np.testing.assert_allclose(curve, of_whole, atol=0.01)
+
+
+def test_inspection_says_what_images_are_taken_to(
+    mixed: Mixed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = inspect_particles(mixed.star, InputSettings())
+    assert found.problems == ()
+    assert found.grid == GridSummary(40, 5.0, N_COARSE)
+    assert [group.box_size_px for group in found.optics] == [40, 32]
+    assert found.sample is not None
+    assert found.sample.contrast_sign == 1
+    main(["inspect", str(mixed.star), "--bin", "2"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "box 20 px, 10 A/px, to which 600 images are resampled" in printed
+    refused(capsys, "reconstruct", str(mixed.star), "--out", str(tmp_path / "out"), "--bin", "3")
+    assert "leaves 14 of 40 pixels" in " ".join(inspect_particles(mixed.star, InputSettings(bin=3)).problems)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared reference data is not here")
+@pytest.mark.filterwarnings("ignore::gem3d.errors.Gem3dWarning")
+def test_a_real_file_of_two_pixel_sizes() -> None:
+    six = read_relion_star(SHARED / "formats" / "relion31.6opticsgroups.star", ignore_extras=True)
+    grids, grid_index = find_grids(six)
+    assert grids == (ImageGrid(196, 1.25), ImageGrid(196, 1.24))
+    pixels_A = np.array([group.pixel_size_A for group in six.optics])[six.optics_index]
+    np.testing.assert_array_equal(np.array([grid.pixel_size_A for grid in grids])[grid_index], pixels_A)
+    assert common_grid(grids, grid_index, 1.0) == grids[0]
+    (other,) = find_resampled(six, grids[0])
+    assert str(other) == "55 of box 196 px, 1.24 A/px (optics groups opticsGroup3, opticsGroup4)"

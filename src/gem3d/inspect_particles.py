@@ -31,6 +31,7 @@ from gem3d.inputs import (
     settle_halves,
 )
 from gem3d.inspection import (
+    GridSummary,
     Inspection,
     OpticsSummary,
     OrientationsSummary,
@@ -38,8 +39,9 @@ from gem3d.inspection import (
     SampleSummary,
     StacksSummary,
 )
-from gem3d.particles import ImageSource, Particles, file_order
+from gem3d.particles import ImageGrid, ImageSource, Particles, file_order
 from gem3d.particles.excluded import MOST_EXCLUDED_SHARE, ExcludedImages
+from gem3d.particles.image_grids import common_grid, find_grids, find_resampled
 from gem3d.particles.image_names import describe_particle
 from gem3d.particles.missing_stacks import MissingStacks, find_missing_stacks
 from gem3d.particles.plausibility import find_odd_values
@@ -152,9 +154,11 @@ def _describe_metadata(
         "defocus_A": _range(particles.defocus_A.mean(axis=1)) if particles.defocus_A.any() else None,
         "shift_A": _range(np.linalg.norm(particles.shifts_A, axis=1)),
     }
-    box = max(group.box_size_px for group in particles.optics)
-    if box > 0:
-        found["forecast"] = forecast_reconstruction(n, box, available_threads())
+    grid = notes.attempt(lambda: _common_grid(particles, settings))
+    if grid is not None:
+        resampled = sum(each.n_particles for each in find_resampled(particles, grid))
+        found["grid"] = GridSummary(grid.box_size_px, grid.pixel_size_A, resampled)
+        found["forecast"] = forecast_reconstruction(n, grid.box_size_px, available_threads())
     for finding in find_odd_values(particles):
         (notes.problems if finding.refused else notes.warnings).append(finding.message)
 
@@ -169,7 +173,16 @@ def _describe_metadata(
             (notes.problems if finding_.refused else notes.warnings).append(finding_.message)
 
     if np.isfinite(particles.rotations).all():
-        _describe_views(particles, notes, found)
+        box = ASSUMED_BOX_PX if grid is None else grid.box_size_px
+        _describe_views(particles, box, notes, found)
+
+
+def _common_grid(particles: Particles, settings: InputSettings) -> ImageGrid | None:
+    """What images are taken to; None where a box size is not known."""
+    grids, grid_index = find_grids(particles)
+    if min(grid.box_size_px for grid in grids) == 0:
+        return None
+    return common_grid(grids, grid_index, settings.bin)
 
 
 def _optics(particles: Particles, has_ctf: bool) -> tuple[OpticsSummary, ...]:
@@ -195,8 +208,7 @@ def _ids_by_name(particles: Particles) -> NDArray[np.int64]:
     return (particles.stack_index.astype(np.int64) << 32) + particles.image_index
 
 
-def _describe_views(particles: Particles, notes: _Notes, found: dict[str, Any]) -> None:
-    box = max(group.box_size_px for group in particles.optics) or ASSUMED_BOX_PX
+def _describe_views(particles: Particles, box: int, notes: _Notes, found: dict[str, Any]) -> None:
     views = particles.rotations[:: -(-len(particles) // MOST_VIEWS)]
     seen = orientation_distribution(views, box)
     found["orientations"] = OrientationsSummary(

@@ -15,6 +15,7 @@ from gem3d.particles.particles import Particles
 from gem3d.particles.resample import Resampler
 
 SMALLEST_BOX_PX = 16
+_NAMES_AT_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,40 @@ def find_grids(particles: Particles) -> tuple[tuple[ImageGrid, ...], NDArray[np.
 def common_grid(grids: Sequence[ImageGrid], grid_index: NDArray[np.int16], binning: float) -> ImageGrid:
     """The grid of most particles, the first such, binned."""
     return grids[int(np.argmax(np.bincount(grid_index, minlength=len(grids))))].binned(binning)
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Particles whose images are stored on another grid than the common one.
+
+    Attributes
+    ----------
+    grid: theirs.
+    optics_groups: the names of theirs.
+    """
+
+    grid: ImageGrid
+    n_particles: int
+    optics_groups: tuple[str, ...]
+
+    def __str__(self) -> str:
+        names = ", ".join(self.optics_groups[:_NAMES_AT_MOST])
+        more = ", ..." if len(self.optics_groups) > _NAMES_AT_MOST else ""
+        plural = "s" if len(self.optics_groups) > 1 else ""
+        return f"{self.n_particles} of {self.grid} (optics group{plural} {names}{more})"
+
+
+def find_resampled(particles: Particles, common: ImageGrid) -> tuple[Resampled, ...]:
+    """What has to be resampled to the common grid."""
+    grids, grid_index = find_grids(particles)
+    found = []
+    for number, grid in enumerate(grids):
+        if grid != common:
+            mine = grid_index == number
+            groups = np.unique(particles.optics_index[mine])
+            names = tuple(particles.optics[group].name for group in groups)
+            found.append(Resampled(grid, int(np.count_nonzero(mine)), names))
+    return tuple(found)
 
 
 def resampler_to(common: ImageGrid, grid: ImageGrid) -> Resampler | None:
