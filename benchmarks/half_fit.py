@@ -33,7 +33,7 @@ class HalfOne:
         set_threads(context.threads)
         images, self._halves = find_images(folder / "particles.star", ReconstructSettings())
         self._box = images.box_size_px
-        self._pixel_size_A = images.particles.pixel_size_A
+        self._pixel_size_A = images.pixel_size_A
         self._observations = Observations.of(images, BACKGROUND_DIAMETER_BOXES * self._box / 2)
         begun_s = time.perf_counter()
         self._sets = accumulate(self._observations, self._halves, seed=0)

@@ -189,7 +189,7 @@ def _forced(context: Context, folder: Path) -> list[str]:
     settings = ReconstructSettings(quiet=True, gaussians=context.size("auto", 300))
     images, halves = find_images(folder / "particles.star", settings)
     box = images.box_size_px
-    diameter_A = BACKGROUND_DIAMETER_BOXES * box * images.particles.pixel_size_A
+    diameter_A = BACKGROUND_DIAMETER_BOXES * box * images.pixel_size_A
     reporter = Reporter(quiet=True)
     job = Job(settings, reporter, halves, (box - 1) // 2, diameter_A, None)
     claims: list[ResolutionClaim] = []
@@ -205,7 +205,7 @@ def _forced(context: Context, folder: Path) -> list[str]:
         )
         return replace(found, calibrated=calibrated)
 
-    observations = Observations.of(images, diameter_A / images.particles.pixel_size_A / 2)
+    observations = Observations.of(images, diameter_A / images.pixel_size_A / 2)
     refine_particles(observations, halves, RefineSettings(rounds=5), every_shell, reporter, seed=0)
     assert len(claims) == 6
     return [] if claims[-1].kind == "none" else [describe_claim(claims[-1])]
@@ -270,7 +270,7 @@ def refine_rate(context: Context) -> Iterator[Measurement]:
     n = min(len(images), 4096)
     rows = np.arange(n)
     truth, _ = read_truth(folder)
-    power = torch.full((radius + 1,), float(spec.box_px**2))
+    power = torch.full((1, radius + 1), float(spec.box_px**2))
     half = ImagesOfHalf(observations, rows, torch.from_numpy(np.array(truth)), torch.ones(radius + 1), power)
     index = torch.from_numpy(rows)
     start = Estimates.start(observations.rotations[index], observations.shifts_px[index])

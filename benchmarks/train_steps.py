@@ -33,7 +33,7 @@ def main(folder: Path, n_gaussians: int, batch_size: int, n_images: int, out: Pa
     """Two epochs from a start at random, the second of which is timed: reading, CTF, steps, everything."""
     set_threads(available_threads())
     images, _ = find_images(folder / "particles.star", ReconstructSettings())
-    box, pixel_size_A = images.box_size_px, images.particles.pixel_size_A
+    box, pixel_size_A = images.box_size_px, images.pixel_size_A
     observations = Observations.of(images, 0.45 * box)
     start = initialise_random(
         sphere_mask(box, pixel_size_A, 2 * RADIUS_A),

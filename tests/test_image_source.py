@@ -9,15 +9,18 @@ import mrcfile
 import numpy as np
 import pytest
 
-from gem3d.errors import ImageStackError
+from gem3d.errors import ImageStackError, SettingsError
 from gem3d.particles import (
+    ImageGrid,
     ImageSource,
+    ImageStatistics,
     OpticsGroup,
     Particles,
     file_order,
     fill_box_size,
     read_relion_star,
 )
+from gem3d.particles.resample import Resampler
 
 DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -318,3 +321,91 @@ def test_real_set_by_its_star_file():
     assert (len(source), source.box_size_px) == (24, 64)
     with mrcfile.open(SHARED / "point_oracle" / "relion_proj_batch.mrcs", permissive=True) as mrc:
         np.testing.assert_array_equal(everything(source), mrc.data)
+
+
+def two_grids(tmp_path, n=(7, 5), boxes=(16, 20), pixels_A=(1.5, 1.2), **kwargs):
+    """Particles of two optics groups, taking turns as long as there are any of both."""
+    for name, count, box in zip("ab", n, boxes, strict=True):
+        write_stack(tmp_path / f"{name}.mrcs", random_images(count, box))
+    group = np.repeat([0, 1], n)
+    index = np.concatenate([np.arange(count) for count in n])
+    mixed = np.argsort(index, kind="stable")
+    both = particle_set(tmp_path / "p.star", ["a.mrcs", "b.mrcs"], group[mixed], index[mixed])
+    optics = tuple(
+        OpticsGroup(name, pixel, 0, 300.0, 2.7, 0.1) for name, pixel in zip("ab", pixels_A, strict=True)
+    )
+    return ImageSource(replace(both, optics_index=both.stack_index, optics=optics), **kwargs)
+
+
+@pytest.mark.parametrize("binning", [1.0, 1.5])
+@pytest.mark.parametrize("boxes", [(32, 40), (33, 24)])
+def test_images_of_several_grids_come_on_that_of_most(tmp_path, boxes, binning):
+    source = two_grids(tmp_path, boxes=boxes, invert=True, binning=binning)
+    box = boxes[0] if binning == 1 else 22
+    assert [group.box_size_px for group in source.particles.optics] == list(boxes)
+    assert (source.box_size_px, source.pixel_size_A) == (box, pytest.approx(1.5 * boxes[0] / box))
+    stored = [-random_images(n, size) for n, size in zip((7, 5), boxes, strict=True)]
+    expected = np.empty((12, box, box), np.float32)
+    for i, (stack, image) in enumerate(
+        zip(source.particles.stack_index, source.particles.image_index, strict=True)
+    ):
+        grid = source.grids[source.grid_index[i]]
+        assert grid.box_size_px == boxes[stack]
+        step = source.pixel_size_A / grid.pixel_size_A
+        matrix = Resampler(grid.box_size_px, 1.0, box, step).matrix.numpy()
+        alike = binning == 1 and stack == 0
+        expected[i] = stored[stack][image] if alike else step * (matrix @ stored[stack][image] @ matrix.T)
+    np.testing.assert_allclose(everything(source, batch_size=5), expected, atol=1e-3)
+    order = np.array([11, 0, 3, 3, 8, 1])
+    np.testing.assert_allclose(everything(source, order, 4), expected[order], atol=1e-3)
+
+
+def test_images_are_prepared_on_the_grid_they_are_stored_on(tmp_path):
+    source = two_grids(tmp_path, boxes=(16, 20))
+    seen = []
+
+    def prepare(images, grid):
+        seen.append((images.shape[1], grid.box_size_px, len(images)))
+        mean = images.mean(axis=(1, 2), dtype=np.float64)
+        images[...] = images[:, :1, :1]
+        return ImageStatistics(np.zeros(len(images), np.uint8), mean, mean, mean)
+
+    (batch,) = source.batches(np.arange(12)[::-1], 12, prepare)
+    assert seen == [(16, 16, 7), (20, 20, 5)]
+    whole_images = [random_images(7, 16), random_images(5, 20)]
+    p = source.particles
+    stored = [whole_images[p.stack_index[row]][p.image_index[row]] for row in batch.rows]
+    np.testing.assert_allclose(
+        batch.statistics.background_mean, [image.mean() for image in stored], rtol=1e-6
+    )
+    factor = np.array([1.0, 1.25])[p.stack_index[batch.rows]]
+    # A constant remains one where the boxes are as wide, 24 A both.
+    expected = [image[0, 0] * f for image, f in zip(stored, factor, strict=True)]
+    np.testing.assert_allclose(
+        batch.images, np.broadcast_to(np.array(expected)[:, None, None], (12, 16, 16)), rtol=1e-5
+    )
+
+
+def test_noise_of_the_same_density_is_alike_from_every_grid(tmp_path):
+    rng = np.random.default_rng(3)
+    source = two_grids(tmp_path, (60, 40), (32, 64), (1.5, 1.1))
+    for name, n, box in (("a", 60, 32), ("b", 40, 64)):
+        write_stack(tmp_path / f"{name}.mrcs", rng.normal(size=(n, box, box)).astype(np.float32))
+    (batch,) = source.batches(np.arange(100), 100)
+    power = np.abs(np.fft.fft2(batch.images)[:, :12, :12]) ** 2
+    fine = source.grid_index[batch.rows] == 1
+    assert power[fine].mean() / power[~fine].mean() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("box", "factor", "binned"), [(64, 2, 32), (65, 2, 32), (100, 3, 34), (64, 1, 64), (65, 1, 65)]
+)
+def test_binning_keeps_the_width(box, factor, binned):
+    grid = ImageGrid(box, 1.1).binned(factor)
+    assert grid.box_size_px == binned
+    assert grid.width_A == pytest.approx(box * 1.1)
+
+
+def test_binning_too_far():
+    with pytest.raises(SettingsError, match=r"--bin 5: leaves 12 of 64 pixels; give at most 4"):
+        ImageGrid(64, 1.1).binned(5)

@@ -84,6 +84,15 @@ class InputSettings(ParticleSettings):
     normalise: Flag = True
     """Leave the images as they are. Without this option each image's background is given mean 0 and standard
     deviation 1, which harms nothing where it was done before."""
+    bin: Annotated[float, arg(metavar="B")] = 1.0
+    """Make pixels B times as large, for speed: images are cut off in Fourier space as they are read, and the maps
+    have such pixels, too, two of which limit the resolution. Where optics groups differ in pixel or box size, B is of
+    the pixels that most particles have, and images of the other groups are taken to the same grid."""
     ignore_optics_extras: Flag = False
     """Go on where the file asks for beam tilt, higher aberrations, a magnification matrix or premultiplied images,
     none of which is modelled yet, as if it did not. Costs resolution."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.bin < math.inf:
+            raise SettingsError(f"--bin {self.bin:g}: give 1 or more")

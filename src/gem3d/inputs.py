@@ -40,7 +40,7 @@ def read_input(particle_file: str | Path, settings: InputSettings) -> Particles:
 
 def open_stacks(particles: Particles, settings: InputSettings) -> ImageSource:
     """Their images, as the settings have them taken."""
-    return ImageSource(particles, settings.datadir, invert=settings.invert)
+    return ImageSource(particles, settings.datadir, invert=settings.invert, binning=settings.bin)
 
 
 def find_images(

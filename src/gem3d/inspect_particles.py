@@ -17,20 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.assess.orientations import orientation_distribution
-from gem3d.errors import Gem3dError, Gem3dWarning, ParticleFileError
+from gem3d.errors import Gem3dError, Gem3dWarning
 from gem3d.fit.contrast_sign import describe_inverted
 from gem3d.fit.observations import Observations
 from gem3d.fit.sample import look_at_sample
 from gem3d.forecast import forecast_reconstruction
 from gem3d.input_settings import InputSettings
 from gem3d.inputs import (
-    BACKGROUND_DIAMETER_BOXES,
+    background_diameter_A,
     find_shared_images,
     open_stacks,
     read_input,
     settle_halves,
 )
 from gem3d.inspection import (
+    GridSummary,
     Inspection,
     OpticsSummary,
     OrientationsSummary,
@@ -38,8 +39,9 @@ from gem3d.inspection import (
     SampleSummary,
     StacksSummary,
 )
-from gem3d.particles import ImageSource, Particles, file_order
+from gem3d.particles import ImageGrid, ImageSource, Particles, file_order
 from gem3d.particles.excluded import MOST_EXCLUDED_SHARE, ExcludedImages
+from gem3d.particles.image_grids import common_grid, find_grids, find_resampled
 from gem3d.particles.image_names import describe_particle
 from gem3d.particles.missing_stacks import MissingStacks, find_missing_stacks
 from gem3d.particles.plausibility import find_odd_values
@@ -152,9 +154,11 @@ def _describe_metadata(
         "defocus_A": _range(particles.defocus_A.mean(axis=1)) if particles.defocus_A.any() else None,
         "shift_A": _range(np.linalg.norm(particles.shifts_A, axis=1)),
     }
-    box = max(group.box_size_px for group in particles.optics)
-    if box > 0:
-        found["forecast"] = forecast_reconstruction(n, box, available_threads())
+    grid = notes.attempt(lambda: _common_grid(particles, settings))
+    if grid is not None:
+        resampled = sum(each.n_particles for each in find_resampled(particles, grid))
+        found["grid"] = GridSummary(grid.box_size_px, grid.pixel_size_A, resampled)
+        found["forecast"] = forecast_reconstruction(n, grid.box_size_px, available_threads())
     for finding in find_odd_values(particles):
         (notes.problems if finding.refused else notes.warnings).append(finding.message)
 
@@ -169,7 +173,16 @@ def _describe_metadata(
             (notes.problems if finding_.refused else notes.warnings).append(finding_.message)
 
     if np.isfinite(particles.rotations).all():
-        _describe_views(particles, notes, found)
+        box = ASSUMED_BOX_PX if grid is None else grid.box_size_px
+        _describe_views(particles, box, notes, found)
+
+
+def _common_grid(particles: Particles, settings: InputSettings) -> ImageGrid | None:
+    """What images are taken to; None where a box size is not known."""
+    grids, grid_index = find_grids(particles)
+    if min(grid.box_size_px for grid in grids) == 0:
+        return None
+    return common_grid(grids, grid_index, settings.bin)
 
 
 def _optics(particles: Particles, has_ctf: bool) -> tuple[OpticsSummary, ...]:
@@ -195,8 +208,7 @@ def _ids_by_name(particles: Particles) -> NDArray[np.int64]:
     return (particles.stack_index.astype(np.int64) << 32) + particles.image_index
 
 
-def _describe_views(particles: Particles, notes: _Notes, found: dict[str, Any]) -> None:
-    box = max(group.box_size_px for group in particles.optics) or ASSUMED_BOX_PX
+def _describe_views(particles: Particles, box: int, notes: _Notes, found: dict[str, Any]) -> None:
     views = particles.rotations[:: -(-len(particles) // MOST_VIEWS)]
     seen = orientation_distribution(views, box)
     found["orientations"] = OrientationsSummary(
@@ -218,13 +230,9 @@ def _describe_images(
     notes: _Notes,
     found: dict[str, Any],
 ) -> None:
-    box = images.box_size_px
-    radius_px = BACKGROUND_DIAMETER_BOXES * box / 2
-    try:
-        observations = Observations.of(images, radius_px, normalise=settings.normalise)
-    except ParticleFileError as error:  # optics groups that do not go together
-        notes.problems.append(str(error))
-        return
+    box, narrowest = images.box_size_px, images.narrowest_grid
+    diameter_A = background_diameter_A(None, narrowest.box_size_px, narrowest.pixel_size_A)
+    observations = Observations.of(images, diameter_A / images.pixel_size_A / 2, normalise=settings.normalise)
     seconds_each = notes.attempt(lambda: _time_reading(images))
     sample = notes.attempt(lambda: look_at_sample(observations, seed))
     if seconds_each is None or sample is None:

@@ -30,6 +30,15 @@ class OpticsSummary:
 
 
 @dataclass(frozen=True)
+class GridSummary:
+    """What all images are taken to, and how many of them are stored on another grid."""
+
+    box_size_px: int
+    pixel_size_A: float
+    n_resampled: int
+
+
+@dataclass(frozen=True)
 class StacksSummary:
     """The image stacks that particles refer to.
 
@@ -90,6 +99,7 @@ class Inspection:
     n_particles: int | None = None
     n_micrographs: int | None = None
     optics: tuple[OpticsSummary, ...] = ()
+    grid: GridSummary | None = None
     half1: int | None = None
     half2: int | None = None
     halves_drawn: bool | None = None

@@ -69,6 +69,10 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
         n = found.n_micrographs
         of = "" if n is None or n == 1 else f" of {n} micrographs"
         rows.append(("particles", f"{found.n_particles}{of}"))
+    if found.grid is not None:
+        grid, n = found.grid, found.grid.n_resampled
+        resampled = f", to which {n} images are resampled" if n else ""
+        rows.append(("images come as", f"box {grid.box_size_px} px, {grid.pixel_size_A:g} A/px{resampled}"))
     if found.half1 is not None:
         drawn = ", drawn at random" if found.halves_drawn else ""
         rows.append(("half sets", f"{found.half1} and {found.half2}{drawn}"))

@@ -31,6 +31,7 @@ from gem3d.inputs import (
 )
 from gem3d.maps import write_map
 from gem3d.particles import ExcludedImages, Particles, write_excluded
+from gem3d.particles.image_grids import find_resampled
 from gem3d.progress import Reporter
 from gem3d.reference_map import read_reference
 from gem3d.refine.outputs import write_refinement
@@ -112,8 +113,11 @@ def _reconstruct(
     with reporter.stage("read particles"):
         images, halves = find_images(particle_file, settings)
         return_freed_memory()
-    particles, box_size, pixel_size_A = images.particles, images.box_size_px, images.particles.pixel_size_A
-    diameter_A = background_diameter_A(settings.particle_diameter_A, box_size, pixel_size_A)
+    particles, box_size, pixel_size_A = images.particles, images.box_size_px, images.pixel_size_A
+    narrowest = images.narrowest_grid
+    diameter_A = background_diameter_A(
+        settings.particle_diameter_A, narrowest.box_size_px, narrowest.pixel_size_A
+    )
     observations = Observations.of(images, diameter_A / pixel_size_A / 2, normalise=settings.normalise)
     last_shell = last_shell_of(settings.max_resolution_A, box_size, pixel_size_A)
     given_mask = None if settings.mask is None else measuring_mask(settings.mask, box_size, pixel_size_A)
@@ -134,6 +138,9 @@ def _reconstruct(
     reporter.say(
         f"{len(particles)} particles ({counts[0]} and {counts[1]}), box {box_size} px, {pixel_size_A:g} A/px"
     )
+    resampled = find_resampled(particles, images.grid)
+    if resampled:
+        reporter.say(f"images resampled to that grid: {'; '.join(map(str, resampled))}")
     if not kernels_are_compiled():
         reporter.say("first run here: kernels are compiled once, which takes up to half a minute")
 
@@ -207,7 +214,8 @@ def _reconstruct(
     described = describe_assessment(assessment, limited=last_shell < (box_size - 1) // 2)
     summary = summarise(
         settings, refined, particle_file, used, excluded.counts(), fits, final, coverage, described,
-        pixel_size_A=pixel_size_A, box_size=box_size, threads=threads, resumed=checkpoints.going_on,
+        resampled=resampled, pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
+        resumed=checkpoints.going_on,
     )  # fmt: skip
     run_directory.write_json(out / "summary.json", summary | describe_effort(reporter, len(halves)))
     with reporter.stage("report"):

@@ -14,6 +14,7 @@ import numpy as np
 from gem3d.assess import ResolutionClaim
 from gem3d.assess.claim import ends_with_the_data
 from gem3d.fit.result import Fit
+from gem3d.particles.image_grids import Resampled
 from gem3d.progress import Reporter
 from gem3d.refine.result import Refinement
 from gem3d.runtime import command_line, peak_memory_GB
@@ -83,6 +84,7 @@ def summarise(
     coverage: np.ndarray,
     found: dict[str, Any],
     *,
+    resampled: tuple[Resampled, ...],
     pixel_size_A: float,
     box_size: int,
     threads: int,
@@ -94,6 +96,7 @@ def summarise(
     ----------
     halves: half set of each particle; 0 of those left out.
     excluded: number of particles left out for each reason.
+    resampled: particles whose images were taken to the grid of the others, or binned.
     found: what the assessment says (`gem3d.assessment_files.describe_assessment`).
     """
     return {
@@ -113,6 +116,15 @@ def summarise(
         "particles_excluded": {"total": sum(excluded.values()), "reasons": excluded},
         "box_size_px": box_size,
         "pixel_size_A": pixel_size_A,
+        "resampled": [
+            {
+                "box_size_px": each.grid.box_size_px,
+                "pixel_size_A": each.grid.pixel_size_A,
+                "particles": each.n_particles,
+                "optics_groups": list(each.optics_groups),
+            }
+            for each in resampled
+        ],
         "gaussians": {
             "half1": len(fits[0].gaussians),
             "half2": len(fits[1].gaussians),

@@ -28,7 +28,13 @@ HELD_OUT_SHARE = 0.05
 
 @dataclass(frozen=True)
 class HalfSet:
-    """What one half of the particles says: equations to fit, and held-out ones to judge the fit by."""
+    """What one half of the particles says: equations to fit, and held-out ones to judge the fit by.
+
+    Attributes
+    ----------
+    noise_power: `(n_grids, shells)` of the images that are stored on each grid, see `gem3d.fit.noise`; infinite
+        where they have nothing to say.
+    """
 
     training: NormalEquations
     held_out: NormalEquations
@@ -97,14 +103,19 @@ def accumulate(
     noise = {half: _noise(observations, order[halves[order] == half], seed) for half in wanted}
     order = order[np.isin(halves[order], wanted)]
     last = (box - 1) // 2 if radius is None else radius
-    sample_weight = {half: half_plane_weight(1 / noise[half][: last + 1]) for half in wanted}
     held_out = is_held_out(np.arange(len(particles)), seed)
-    member = halves * np.int8(2) + held_out
+    grid_index, n_grids = observations.images.grid_index, len(observations.images.grids)
+    member = (halves * np.int8(2) + held_out).astype(np.int32) * n_grids + grid_index
 
     sets = {
         2 * half + out: _SlicesOfSet(box, observations.pixel_size_A, last)
         for half in wanted
         for out in (0, 1)
+    }
+    members = {
+        key * n_grids + grid: (slices, half_plane_weight(1 / noise[key // 2][grid, : last + 1]))
+        for key, slices in sets.items()
+        for grid in range(n_grids)
     }
     order = _by_set_in_blocks(order, member, BATCH_SIZE)
     return_freed_memory()
@@ -114,15 +125,15 @@ def accumulate(
         checkpoint.expect(sum(tensor.nbytes for tensor in state.tensors().values()))
     for batch in observations.batches(order[state.done :], BATCH_SIZE):
         transforms = transform(batch.images)
-        edges = np.searchsorted(member[batch.rows], (*sets, max(sets) + 1))
-        for (key, slices), begin, end in zip(sets.items(), edges[:-1], edges[1:], strict=True):
+        edges = np.searchsorted(member[batch.rows], (*members, max(members) + 1))
+        for (slices, sample_weight), begin, end in zip(members.values(), edges[:-1], edges[1:], strict=True):
             rows = torch.from_numpy(batch.rows[begin:end])
             slices.add(
                 transforms[begin:end],
                 observations.ctf_coefficients[rows],
                 observations.shifts_px[rows],
                 observations.rotations[rows],
-                sample_weight[key // 2],
+                sample_weight,
             )
         state.done += batch.n_read
         if progress is not None:
@@ -138,8 +149,8 @@ def accumulate(
     return tuple(HalfSet(final[2 * half], final[2 * half + 1], noise[half]) for half in wanted)
 
 
-def _by_set_in_blocks(order: NDArray[np.int64], member: NDArray[np.int8], block: int) -> NDArray[np.int64]:
-    """The same rows, those of each block sorted by the set that they belong to."""
+def _by_set_in_blocks(order: NDArray[np.int64], member: NDArray[np.int32], block: int) -> NDArray[np.int64]:
+    """The same rows, those of each block sorted by the set and the grid that they belong to."""
     return order[np.lexsort((member[order], np.arange(len(order), dtype=np.int32) // block))]
 
 
@@ -258,13 +269,20 @@ class _SlicesOfSet:
 
 
 def _noise(observations: Observations, rows: NDArray[np.int64], seed: int) -> torch.Tensor:
-    """Noise power per shell of one half set, from a sample of its images."""
+    """Noise power per shell of one half set, `(n_grids, shells)`, each from a sample of its images on one grid."""
     if len(rows) == 0:
         source = observations.images.particles.source
         raise ParticleFileError(
             f"{source}: a half set is empty; check rlnRandomSubset or use --halves random"
         )
-    spectrum = NoiseSpectrum(observations.box_size_px, observations.particle_radius_px)
-    for batch in observations.batches(sample_rows(rows, seed), BATCH_SIZE):
-        spectrum.add(torch.from_numpy(batch.images))
-    return spectrum.power().clamp(min=1e-6)
+    images, table = observations.images, []
+    for grid, (resampler, last_shell) in enumerate(zip(images.resamplers, images.last_shells, strict=True)):
+        covered = None if resampler is None else resampler.covered
+        spectrum = NoiseSpectrum(
+            observations.box_size_px, observations.particle_radius_px, covered, last_shell
+        )
+        mine = rows[images.grid_index[rows] == grid]
+        for batch in observations.batches(sample_rows(mine, seed), BATCH_SIZE):
+            spectrum.add(torch.from_numpy(batch.images))
+        table.append(spectrum.power())
+    return torch.stack(table)

@@ -30,7 +30,7 @@ class ImageLoss:
 
     Parameters
     ----------
-    noise_power: `(shells,)` of the half set; see `gem3d.fit.noise`.
+    noise_power: `(n_grids, shells)` of the half set; see `gem3d.fit.accumulate.HalfSet`.
     last_shell: no Fourier pixel beyond it counts.
     """
 
@@ -42,7 +42,8 @@ class ImageLoss:
         self._kx = torch.fft.rfftfreq(box, pixel_size_A)[None, :]
         shell = ((self._ky**2 + self._kx**2).sqrt() * (box * pixel_size_A)).round().long()
         inside = shell <= last_shell
-        self._weight = torch.where(inside, 1 / noise_power[shell.clamp(max=last_shell)], 0.0)
+        self._weight = torch.where(inside, 1 / noise_power[:, shell.clamp(max=last_shell)], 0.0)
+        self._grid = torch.from_numpy(observations.images.grid_index)
         # Beyond the last shell the weight is zero, and so is what is counted with it.
         self._shell = shell.clamp(max=last_shell)
         self._multiplicity = torch.from_numpy(hermitian_multiplicity(box)).float()
@@ -64,10 +65,11 @@ class ImageLoss:
         with torch.no_grad():
             ctf = self._ctf(rows)
             predicted = torch.fft.rfft2(projections.detach()).mul_(ctf)
-            loss = (self._excess(predicted, transforms).sum((0, 1)) * self._multiplicity).sum(
+            weight = self._weight_of(rows)
+            loss = (self._excess(predicted, transforms, weight).sum((0, 1)) * self._multiplicity).sum(
                 dtype=torch.float64
             )
-            residual = predicted.sub_(transforms).mul_(ctf.mul_(self._weight))
+            residual = predicted.sub_(transforms).mul_(ctf.mul_(weight))
             # Parseval; `forward` leaves the inverse transform without its 1 / D^2.
             gradient = torch.fft.irfft2(residual, s=(box, box), norm="forward").mul_(2)
         torch.autograd.backward(projections, gradient)
@@ -84,7 +86,8 @@ class ImageLoss:
         `(2, last_shell + 1)`: the loss, and of it what does not depend on the images, |P|^2 / sigma^2.
         """
         predicted = torch.fft.rfft2(self._project(gaussians, rows)).mul_(self._ctf(rows))
-        parts = self._excess(predicted, transforms), predicted.abs().square_().mul_(self._weight)
+        weight = self._weight_of(rows)
+        parts = self._excess(predicted, transforms, weight), predicted.abs().square_().mul_(weight)
         sums = [part.sum(0, dtype=torch.float64) * self._multiplicity for part in parts]
         return np.stack([torch.bincount(self._shell.flatten(), part.flatten()).numpy() for part in sums])
 
@@ -104,7 +107,12 @@ class ImageLoss:
         coefficients = self._observations.ctf_coefficients[rows].float()
         return contrast_transfer_function(coefficients, self._kx, self._ky)
 
-    def _excess(self, predicted: torch.Tensor, transforms: torch.Tensor) -> torch.Tensor:
+    def _weight_of(self, rows: torch.Tensor) -> torch.Tensor:
+        """1 / sigma^2 of some images, `(b, D, D // 2 + 1)`, or `(1, ...)` where that of all is the same."""
+        return self._weight if len(self._weight) == 1 else self._weight[self._grid[rows].long()]
+
+    @staticmethod
+    def _excess(predicted: torch.Tensor, transforms: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """(|P|^2 - 2 Re(P* Y)) / sigma^2: not |P - Y|^2 - |Y|^2, a small difference of large numbers."""
         twice = torch.view_as_real(predicted - 2 * transforms)
-        return (torch.view_as_real(predicted) * twice).sum(-1).mul_(self._weight)
+        return (torch.view_as_real(predicted) * twice).sum(-1).mul_(weight)

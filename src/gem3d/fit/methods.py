@@ -55,7 +55,7 @@ class FromEquations:
 
     Attributes
     ----------
-    noise_power: of each half, see `gem3d.fit.noise`.
+    noise_power: of each half, see `HalfSet`.
     """
 
     unit = final_unit = "steps"
@@ -107,7 +107,7 @@ class FromImages:
     Parameters
     ----------
     held_out: equations of the held-out particles of each half.
-    noise_power: of each half, see `gem3d.fit.noise`.
+    noise_power: of each half, see `HalfSet`.
     halves: `(n,)`, 1 or 2.
     epochs: of each half; None to choose.
     checkpoint_of: gives the checkpoint of a stage, from which a killed run goes on; None for none.

@@ -10,7 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d.optics import ctf_coefficients
-from gem3d.particles import ExcludedImages, ImageBatch, ImageSource, Particles, measure_images
+from gem3d.particles import (
+    ExcludedImages,
+    ImageBatch,
+    ImageGrid,
+    ImageSource,
+    ImageStatistics,
+    Particles,
+    measure_images,
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +27,8 @@ class Observations:
 
     Attributes
     ----------
-    particle_radius_px: outside it lies the background of the normalisation and of the noise estimate.
+    particle_radius_px: outside it lies the background of the normalisation and of the noise estimate, in pixels of
+        the common grid, as are box size, pixel size and shifts.
     normalise: give each image's background mean 0 and standard deviation 1.
     ctf_coefficients: `(n, 7)` float64, see `gem3d.optics`.
     rotations: `(n, 3, 3)` float64 poses.
@@ -38,13 +47,13 @@ class Observations:
     @classmethod
     def of(cls, images: ImageSource, particle_radius_px: float, *, normalise: bool = True) -> Observations:
         """Those of an image source, with the poses and CTFs of its particles."""
-        particles = images.particles
-        excluded = ExcludedImages(len(particles))
-        return cls(images, particle_radius_px, normalise, *_poses_and_ctfs(particles), excluded)
+        excluded = ExcludedImages(len(images))
+        poses_and_ctfs = _poses_and_ctfs(images.particles, images.pixel_size_A)
+        return cls(images, particle_radius_px, normalise, *poses_and_ctfs, excluded)
 
     def at(self, particles: Particles) -> Observations:
         """The same images at other poses, shifts and CTFs of their particles."""
-        coefficients, rotations, shifts_px = _poses_and_ctfs(particles)
+        coefficients, rotations, shifts_px = _poses_and_ctfs(particles, self.pixel_size_A)
         return replace(self, ctf_coefficients=coefficients, rotations=rotations, shifts_px=shifts_px)
 
     @property
@@ -55,7 +64,7 @@ class Observations:
     @property
     def pixel_size_A(self) -> float:
         """Of the images."""
-        return self.images.particles.pixel_size_A
+        return self.images.pixel_size_A
 
     def batches(self, rows: NDArray[np.int64], batch_size: int | Sequence[int]) -> Iterator[ImageBatch]:
         """Images in the given order, normalised if they are to be; valid until the next are asked for.
@@ -68,24 +77,42 @@ class Observations:
         ImageStackError: too many images cannot be used; or a stack has gone.
         """
         n_left_out = 0
-        for batch in self.images.batches(rows, batch_size):
-            found = measure_images(batch.images, self.particle_radius_px, normalise=self.normalise)
+        for batch, found in self.all_batches(rows, batch_size):
             good = self.excluded.judge(batch.rows, found, self.images.particles)
             n_left_out += int(np.count_nonzero(~good))
             if good.all():
                 yield replace(batch, n_left_out=n_left_out)
             elif good.any():
-                yield ImageBatch(batch.rows[good], batch.images[good], n_left_out)
+                yield ImageBatch(batch.rows[good], batch.images[good], n_left_out=n_left_out)
             else:
                 continue
             n_left_out = 0
 
+    def all_batches(
+        self, rows: NDArray[np.int64], batch_size: int | Sequence[int]
+    ) -> Iterator[tuple[ImageBatch, ImageStatistics]]:
+        """Images in the given order, normalised if they are to be, good or bad, and what tells them apart."""
+        for batch in self.images.batches(rows, batch_size, self._measure):
+            assert batch.statistics is not None
+            yield batch, batch.statistics
 
-def _poses_and_ctfs(particles: Particles) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _measure(self, images: NDArray[np.float32], grid: ImageGrid) -> ImageStatistics:
+        """Judge and normalise images as they were stored.
+
+        A hot pixel is still one, and the deviation of the background tells the power density of its noise: after
+        resampling it would depend on how much of the band a grid fills.
+        """
+        radius_px = self.particle_radius_px * (self.pixel_size_A / grid.pixel_size_A)
+        return measure_images(images, radius_px, normalise=self.normalise)
+
+
+def _poses_and_ctfs(
+    particles: Particles, pixel_size_A: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return (
         torch.from_numpy(ctf_coefficients(particles)),
         torch.from_numpy(np.ascontiguousarray(particles.rotations)),
-        torch.from_numpy(particles.shifts_A / particles.pixel_size_A),
+        torch.from_numpy(particles.shifts_A / pixel_size_A),
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gem3d.fit.contrast_sign import BlobCorrelation, ContrastSign
 from gem3d.fit.observations import Observations
-from gem3d.particles import ImageStatistics, file_order, measure_images
+from gem3d.particles import ImageStatistics, file_order
 from gem3d.particles.preprocess import GOOD
 
 SAMPLE_IMAGES, SAMPLE_BYTES = 1000, 256 << 20
@@ -44,16 +44,12 @@ def look_at_sample(observations: Observations, seed: int) -> ImageSample:
     rows = sample_in_file_order(observations, seed)
     blob = BlobCorrelation(observations.box_size_px, observations.pixel_size_A)
     parts = []
-    for batch in observations.images.batches(rows, BATCH_SIZE):
-        found = measure_images(
-            batch.images, observations.particle_radius_px, normalise=observations.normalise
-        )
+    for batch, found in observations.all_batches(rows, BATCH_SIZE):
         parts.append(found)
         good = found.status == GOOD
         index = torch.from_numpy(batch.rows[good])
         blob.add(batch.images[good], observations.ctf_coefficients[index], observations.shifts_px[index])
-    names = ("status", "background_mean", "background_sd", "power")
-    statistics = ImageStatistics(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+    statistics = ImageStatistics.joined(parts)
     good = statistics.status == GOOD
     usual_power = float(np.median(statistics.power[good])) if good.any() else None
     return ImageSample(rows, statistics, usual_power, blob.result())

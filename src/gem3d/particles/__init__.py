@@ -1,6 +1,7 @@
 """What was measured: the particles' metadata, and their images, read when needed."""
 
 from gem3d.particles.excluded import ExcludedImages
+from gem3d.particles.image_grids import ImageGrid
 from gem3d.particles.image_source import ImageBatch, ImageSource, file_order, fill_box_size
 from gem3d.particles.particles import OpticsGroup, Particles
 from gem3d.particles.poses import angles_between_deg, euler_to_matrix, matrix_to_euler
@@ -13,6 +14,7 @@ from gem3d.particles.write_relion_star import write_relion_star
 __all__ = [
     "ExcludedImages",
     "ImageBatch",
+    "ImageGrid",
     "ImageSource",
     "ImageStatistics",
     "OpticsGroup",

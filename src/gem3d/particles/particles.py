@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gem3d.errors import ParticleFileError
-
 
 @dataclass(frozen=True)
 class OpticsGroup:
@@ -89,19 +87,12 @@ class Particles:
 
     @property
     def pixel_size_A(self) -> float:
-        """The common pixel size of all optics groups."""
-        return float(self._common("pixel_size_A"))
+        """Of the images, where all optics groups have one; `ImageSource` says what they are taken to otherwise."""
+        (pixel_size_A,) = {group.pixel_size_A for group in self.optics}
+        return pixel_size_A
 
     @property
     def box_size_px(self) -> int:
-        """The common box size of all optics groups."""
-        return int(self._common("box_size_px"))
-
-    def _common(self, name: str) -> float:
-        values = sorted({getattr(group, name) for group in self.optics})
-        if len(values) != 1:
-            raise ParticleFileError(
-                f"{self.source}: optics groups differ in {name} ({', '.join(f'{v:g}' for v in values)}); "
-                "this version needs one value. Split the file by optics group, or rescale the images."
-            )
-        return float(values[0])
+        """Of the images, as `pixel_size_A`."""
+        (box_size_px,) = {group.box_size_px for group in self.optics}
+        return box_size_px

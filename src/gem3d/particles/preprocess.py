@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numba
@@ -45,6 +46,15 @@ class ImageStatistics:
     background_mean: NDArray[np.float64]
     background_sd: NDArray[np.float64]
     power: NDArray[np.float64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[ImageStatistics]) -> ImageStatistics:
+        """Those of all parts, one after the other."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+    def at(self, index: NDArray[np.int64]) -> ImageStatistics:
+        """Those of some of the images."""
+        return ImageStatistics(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
 def normalise_background(images: NDArray[np.float32], radius_px: float) -> NDArray[np.uint8]:

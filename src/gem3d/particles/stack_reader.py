@@ -25,7 +25,7 @@ class StackReader:
 
     Parameters
     ----------
-    stacks: by stack index; all of one box size.
+    stacks: by stack index.
     """
 
     def __init__(self, stacks: Mapping[int, MrcStack]) -> None:
@@ -49,7 +49,7 @@ class StackReader:
 
         Parameters
         ----------
-        stack_index, image_index: `(b,)`
+        stack_index, image_index: `(b,)`, of stacks of one box size.
         out: `(b, D, D)` float32, C-contiguous.
 
         Raises

@@ -21,7 +21,7 @@ BATCH_SIZE = 128
 
 @dataclass(frozen=True)
 class ImagesInHand:
-    """A batch of images and what they are compared with.
+    """Images that are stored on one grid, and what they are compared with.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class ImagesOfHalf:
     rows: `(n,)` the half's particles, sorted by their place in the stacks.
     density: `(D, D, D)` map of the half.
     shell_weight: `(radius + 1,)` how much of the map to believe in each shell; slices end at the last.
-    noise_power: `(shells,)` of the half.
+    noise_power: `(n_grids, shells)` of the half.
     """
 
     def __init__(
@@ -86,25 +86,31 @@ class ImagesOfHalf:
         self._place[rows] = np.arange(len(rows))
         self._rates = torch.from_numpy(defocus_rates(observations.images.particles))
         self._volume = transform_for_slices(density, shell_weight)
-        weight = 1 / noise_power[: len(shell_weight)]
+        weight = 1 / noise_power[:, : len(shell_weight)]
         # The mean of an image is that of its background, taken away with an error far above the noise.
-        weight[0] = 0
-        self._sample_weight = half_plane_weight(weight)
+        weight[:, 0] = 0
+        self._sample_weights = [half_plane_weight(of_grid) for of_grid in weight]
         self._step_per_A = 1 / (observations.box_size_px * observations.pixel_size_A)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batches(self, places: NDArray[np.int64]) -> Iterator[ImagesInHand]:
-        """The images at some places among those of the half, in rising order, but for those that cannot be used."""
+        """The images at some places among those of the half, in rising order but for those that cannot be used.
+
+        Of a batch that holds several grids, those of one come after those of the other.
+        """
         for batch in self._observations.batches(self.rows[places], BATCH_SIZE):
-            rows = torch.from_numpy(batch.rows)
-            yield ImagesInHand(
-                torch.from_numpy(self._place[batch.rows]),
-                transform(batch.images),
-                self._observations.ctf_coefficients[rows],
-                self._rates[rows],
-                self._volume,
-                self._sample_weight,
-                self._step_per_A,
-            )
+            grid_index = self._observations.images.grid_index[batch.rows]
+            for grid in np.unique(grid_index).tolist():
+                mine = grid_index == grid
+                rows = torch.from_numpy(batch.rows[mine])
+                yield ImagesInHand(
+                    torch.from_numpy(self._place[batch.rows[mine]]),
+                    transform(batch.images if mine.all() else batch.images[mine]),
+                    self._observations.ctf_coefficients[rows],
+                    self._rates[rows],
+                    self._volume,
+                    self._sample_weights[grid],
+                    self._step_per_A,
+                )

@@ -22,7 +22,7 @@ class HalfMaps:
     Attributes
     ----------
     maps: Gaussian half maps.
-    noise_power: of each half.
+    noise_power: of each half, see `gem3d.fit.accumulate.HalfSet`.
     calibrated: FSC, and how much of each shell to believe.
     """
 
