@@ -509,7 +509,9 @@ def test_a_refined_part_of_the_other_hand(made: Simulation, tmp_path: Path) -> N
 def test_a_run_with_another_choice_is_another_run(made: Simulation, tmp_path: Path, change: dict) -> None:
     begun = ReconstructSettings(fit="images")
     particles = read_chosen(made.star, begun)
-    RunCheckpoints(tmp_path, particles, begun, None, 1).open()
+    checkpoints = RunCheckpoints(tmp_path, particles, begun, None, 1)
+    checkpoints.begin()
+    checkpoints.stage("half1").save({}, {})
     asked = replace(begun, resume=True)
     assert RunCheckpoints(tmp_path, particles, asked, None, 1).going_on
     other = replace(asked, **change)
