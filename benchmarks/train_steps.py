@@ -45,7 +45,7 @@ def main(folder: Path, n_gaussians: int, batch_size: int, n_images: int, out: Pa
         FromImages.spread.scale_per_spacing,
     )
     last = (box - 1) // 2
-    loss = ImageLoss(observations, torch.full((last + 1,), float(box * box)), last)
+    loss = ImageLoss(observations, torch.full((1, last + 1), float(box * box)), last)
     rows = TrainingSet(np.arange(n_images), np.zeros(n_images, dtype=bool), (0, 1), smallest_block=batch_size)
     begun: list[float] = []
 

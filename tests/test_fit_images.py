@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,8 @@ from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, weigh_
 from gem3d.kernels.project import project
 from gem3d.kernels.project.reference import project_reference
 from gem3d.optics import contrast_transfer_function
-from gem3d.particles import ExcludedImages, ImageBatch
+from gem3d.particles import ExcludedImages, ImageBatch, ImageGrid
+from gem3d.particles.image_source import Preparation
 from gem3d.threads import set_threads
 
 PIXEL_A = 2.0
@@ -48,13 +48,17 @@ class InMemory:
     def box_size_px(self) -> int:
         return self.values.shape[-1]
 
-    @property
-    def particles(self) -> Any:
-        return SimpleNamespace(pixel_size_A=PIXEL_A)
+    pixel_size_A = PIXEL_A
+    particles: Any = None
 
-    def batches(self, rows: np.ndarray, sizes: list[int]) -> Iterator[ImageBatch]:
+    @property
+    def grid_index(self) -> np.ndarray:
+        return np.zeros(len(self.values), np.int16)
+
+    def batches(self, rows: np.ndarray, sizes: list[int], prepare: Preparation) -> Iterator[ImageBatch]:
         for chosen in np.split(rows, np.cumsum(sizes)[:-1]):
-            yield ImageBatch(chosen, self.values[chosen])
+            images = self.values[chosen]
+            yield ImageBatch(chosen, images, prepare(images, ImageGrid(self.box_size_px, PIXEL_A)))
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +120,7 @@ def test_loss_and_gradient_are_those_of_the_plain_formula(box: int) -> None:
     rows = torch.tensor([4, 0, 3])
     ours, exact = leaves(some_gaussians()), leaves(some_gaussians(), torch.float64)
     transforms = transform(observations.images.values[rows.numpy()])  # type: ignore[attr-defined]
-    loss = ImageLoss(observations, noise, last).backward(ours, rows, transforms)
+    loss = ImageLoss(observations, noise[None], last).backward(ours, rows, transforms)
 
     images = project_reference(
         exact.masses / PIXEL_A**3,
@@ -167,7 +171,7 @@ def test_loss_is_that_of_the_normal_equations() -> None:
     gaussians = some_gaussians(1).scaled(0.7)  # far from zero, where gridding errors would show
     volume = voxelize_on(gaussians, grid)
     of_equations, _, _ = NormalOperator(equations, grid).loss_and_gradient(volume)
-    of_images = ImageLoss(observations, noise, equations.radius).backward(
+    of_images = ImageLoss(observations, noise[None], equations.radius).backward(
         leaves(gaussians),
         torch.arange(n),
         transform(observations.images.values),  # type: ignore[attr-defined]
@@ -233,7 +237,7 @@ def fit(
     images = TrainingSet(np.arange(n), np.arange(n) < held_out, (0, 1), smallest_block=16)
     box = observations.box_size_px
     noise = torch.full(((box - 1) // 2 + 1,), float(box * box))
-    loss = ImageLoss(observations, noise, (box - 1) // 2)
+    loss = ImageLoss(observations, noise[None], (box - 1) // 2)
     judge = None
     if held_out:
         equations = equations_of(observations, np.arange(held_out), noise)

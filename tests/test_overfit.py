@@ -104,7 +104,7 @@ def test_losses_of_images_by_shell(made: Simulation, last_shell: int) -> None:
     rows = torch.tensor([7, 0, 200])
     batch = next(observed.batches(rows.numpy(), 3))
     transforms, gaussians = transform(batch.images), some_gaussians()
-    loss = ImageLoss(observed, noise, last_shell)
+    loss = ImageLoss(observed, noise[None], last_shell)
     found, power = loss.by_shell(gaussians, rows, transforms)
     nothing = loss.by_shell(gaussians, rows, torch.zeros_like(transforms))
     np.testing.assert_allclose(nothing, [power, power], rtol=1e-5)
@@ -156,7 +156,7 @@ def test_the_gain_is_that_of_the_likelihood_of_pixels(made: Simulation) -> None:
     rows = torch.arange(4)
     batch = next(observed.batches(rows.numpy(), 4))
     power = torch.full((16,), BOX * BOX * sd**2)
-    loss = ImageLoss(observed, power, last_shell).by_shell(gaussians, rows, transform(batch.images))
+    loss = ImageLoss(observed, power[None], last_shell).by_shell(gaussians, rows, transform(batch.images))
     gain = likelihood_gain(loss, loss, 4, 4, BOX)
     k = np.fft.fftfreq(BOX, 1 / BOX)
     shell = np.rint(np.hypot(k[:, None], k)).astype(int)
@@ -263,7 +263,7 @@ def test_the_standard_error_is_the_spread_of_the_gain(made: Simulation) -> None:
     """Forty draws of noise, none of which the map was fitted to: as often refuted as chance has it."""
     observed, gaussians, last_shell = observations_of(made, normalise=False), some_gaussians(), 12
     rows = torch.arange(8)
-    loss = ImageLoss(observed, torch.full((16,), float(BOX * BOX)), last_shell)
+    loss = ImageLoss(observed, torch.full((1, 16), float(BOX * BOX)), last_shell)
     rng = np.random.default_rng(0)
     gains = []
     for _ in range(40):
