@@ -194,6 +194,24 @@ def test_particles_give_their_views_and_nothing_else(
     assert "1 image is in both half sets" in " ".join(again["warnings"])
 
 
+@pytest.mark.parametrize(("widths_A", "strange"), [((128,), 0), ((160, 128), 0), ((160, 144), 1)])
+def test_images_of_no_optics_group_are_as_wide_as_the_maps(
+    folder: Path, tmp_path: Path, widths_A: tuple[int, ...], strange: int
+) -> None:
+    optics = "".join(f"{i} {width_A / 32} 32\n" for i, width_A in enumerate(widths_A, 1))
+    angles = np.random.default_rng(0).uniform(0, 180, (50, 2))
+    rows = "".join(f"{i}@a.mrcs {1 + i % len(widths_A)} {a} {b} 0\n" for i, (a, b) in enumerate(angles, 1))
+    star = tmp_path / "poses.star"
+    star.write_text(
+        "data_optics\n\nloop_\n_rlnOpticsGroup\n_rlnImagePixelSize\n_rlnImageSize\n" + optics + "\n"
+        "data_particles\n\nloop_\n_rlnImageName\n_rlnOpticsGroup\n_rlnAngleRot\n_rlnAngleTilt\n_rlnAnglePsi\n"
+        + rows
+    )
+    found = assess(folder, tmp_path / "out", "--particles", str(star))["warnings"]
+    assert len(found) == strange
+    assert all("images 160 A wide, but the maps are 128 A wide" in text for text in found)
+
+
 def test_an_assessment_leaves_the_maps_of_a_reconstruction(folder: Path, tmp_path: Path) -> None:
     for name in RESULTS:
         (tmp_path / name).write_text("of a reconstruction")

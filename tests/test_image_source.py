@@ -397,6 +397,18 @@ def test_noise_of_the_same_density_is_alike_from_every_grid(tmp_path):
     assert power[fine].mean() / power[~fine].mean() == pytest.approx(1, abs=0.05)
 
 
+def test_pixel_sizes_that_differ_by_rounding_are_one_grid(tmp_path):
+    nearly = (1.06, float(np.float32(1.06)))
+    assert nearly[0] != nearly[1]
+    source = two_grids(tmp_path, boxes=(16, 16), pixels_A=nearly)
+    assert source.grids == (ImageGrid(16, 1.06),)
+    stored = [random_images(7, 16), random_images(5, 16)]
+    p = source.particles
+    expected = [stored[s][i] for s, i in zip(p.stack_index, p.image_index, strict=True)]
+    np.testing.assert_array_equal(everything(source), expected)
+    assert len(two_grids(tmp_path, boxes=(16, 16), pixels_A=(1.06, 1.0605)).grids) == 2
+
+
 @pytest.mark.parametrize(
     ("box", "factor", "binned"), [(64, 2, 32), (65, 2, 32), (100, 3, 34), (64, 1, 64), (65, 1, 65)]
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from gem3d.fit.noise import NoiseSpectrum
 from gem3d.particles.resample import Resampler
 
 
@@ -89,3 +91,24 @@ def test_a_coarser_source_says_where_it_ends() -> None:
     assert Resampler(60, 2.0, 80, 1.0).last_shell == 19
     assert Resampler(30, 2.0, 80, 1.0).last_shell == 19
     assert Resampler(160, 0.5, 80, 1.0).last_shell == 39
+
+
+@pytest.mark.parametrize(
+    ("box", "pixel_A", "target", "target_A"),
+    [
+        (32, 6.6, 40, 5.28),  # as wide
+        (37, 6.6, 40, 5.28),  # wider
+        (49, 4.31, 41, 5.28),  # finer
+        (50, 1.0, 24, 50 / 24),  # binned
+    ],
+)
+def test_noise_is_known_up_to_the_end_of_the_band(
+    box: int, pixel_A: float, target: int, target_A: float
+) -> None:
+    """Where the band ends, the window around the particle mixes in frequencies that have no noise."""
+    resampler = Resampler(box, pixel_A, target, target_A, factor=target_A / pixel_A)
+    spectrum = NoiseSpectrum(target, 0.45 * target, resampler)
+    noise = np.random.default_rng(0).normal(size=(1000, box, box)).astype(np.float32)
+    spectrum.add(torch.from_numpy(resampled(noise, resampler)))
+    found = spectrum.power()[3 : resampler.last_shell + 1] / target**2
+    np.testing.assert_allclose(found, 1, atol=0.04)

@@ -218,11 +218,11 @@ def _read_particles(path: Path, box_size: int, pixel_size_A: float) -> Particles
         particles = read_particles(path, ctf=False, ignore_extras=True)
     map_A = box_size * pixel_size_A
     widths_A = [group.box_size_px * group.pixel_size_A for group in particles.optics if group.box_size_px]
-    other = [width_A for width_A in widths_A if abs(width_A / map_A - 1) > PIXEL_TOLERANCE]
-    if other:
+    # Of several optics groups one has the width of the maps, to which the images of the others are taken.
+    if widths_A and all(abs(width_A / map_A - 1) > PIXEL_TOLERANCE for width_A in widths_A):
         warn(
-            f"{path}: images {other[0]:.0f} A wide, but the maps are {map_A:.0f} A wide: are these the particles of "
-            "the maps?"
+            f"{path}: images {widths_A[0]:.0f} A wide, but the maps are {map_A:.0f} A wide: are these the particles "
+            "of the maps?"
         )
     image = np.stack([particles.stack_index, particles.image_index], axis=1)
     one, two = (np.unique(image[particles.half_set == half], axis=0) for half in (1, 2))

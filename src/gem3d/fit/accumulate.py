@@ -276,11 +276,8 @@ def _noise(observations: Observations, rows: NDArray[np.int64], seed: int) -> to
             f"{source}: a half set is empty; check rlnRandomSubset or use --halves random"
         )
     images, table = observations.images, []
-    for grid, (resampler, last_shell) in enumerate(zip(images.resamplers, images.last_shells, strict=True)):
-        covered = None if resampler is None else resampler.covered
-        spectrum = NoiseSpectrum(
-            observations.box_size_px, observations.particle_radius_px, covered, last_shell
-        )
+    for grid, resampler in enumerate(images.resamplers):
+        spectrum = NoiseSpectrum(observations.box_size_px, observations.particle_radius_px, resampler)
         mine = rows[images.grid_index[rows] == grid]
         for batch in observations.batches(sample_rows(mine, seed), BATCH_SIZE):
             spectrum.add(torch.from_numpy(batch.images))

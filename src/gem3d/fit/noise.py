@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gem3d.particles.resample import Resampler
+
 SAMPLE_SIZE = 1000
 SOFT_EDGE_PX = 3.0
 LEAST_POWER = 1e-6
@@ -17,28 +19,26 @@ class NoiseSpectrum:
     """Mean power of the background of normalised images.
 
     The window w keeps the pixels outside the particle; the power of w Y is that of the noise times mean(w^2), as the
-    noise spectrum is smooth on the scale of the window's transform.
+    noise spectrum is smooth on the scale of the window's transform. At the end of the band that resampled images hold
+    it is not: there the window mixes in frequencies without noise. What it leaves of white noise n is
+    E |FFT(w n)|^2 = FFT(a c), with a the autocorrelation of the window and c that of the noise.
 
     Parameters
     ----------
-    covered: `(D,)` pixels along an axis that the images reach; beyond them they are zero. None for all.
-    last_shell: that they hold something of; None for all.
+    resampler: what brought the images to their grid; None where they were stored on it.
     """
 
     def __init__(
-        self,
-        box_size_px: int,
-        particle_radius_px: float,
-        covered: NDArray[np.bool_] | None = None,
-        last_shell: int | None = None,
+        self, box_size_px: int, particle_radius_px: float, resampler: Resampler | None = None
     ) -> None:
         pixel = torch.arange(box_size_px) - box_size_px // 2
         distance = (pixel[:, None] ** 2 + pixel**2).float().sqrt()
         self._window = ((distance - particle_radius_px) / SOFT_EDGE_PX).clamp(0, 1)
-        if covered is not None:
-            self._window *= torch.from_numpy(covered[:, None] & covered)
+        if resampler is not None:
+            self._window *= torch.from_numpy(resampler.covered[:, None] & resampler.covered)
         radius = (box_size_px - 1) // 2
-        self._last_shell = radius if last_shell is None else last_shell
+        self._last_shell = radius if resampler is None else resampler.last_shell
+        self._correlation = None if resampler is None else torch.from_numpy(resampler.correlation)
         k = torch.fft.fftfreq(box_size_px, 1 / box_size_px)
         kx = torch.arange(box_size_px // 2 + 1)
         shell = (k[:, None] ** 2 + kx**2).sqrt().round().long()
@@ -60,10 +60,20 @@ class NoiseSpectrum:
         apart, and all together must not count for more than there are independent ones.
         """
         samples = torch.bincount(self._shell, minlength=len(self._total)) * max(self._count, 1)
-        share = self._window.double().square().mean()
-        power = (self._total / samples / share)[:-1].float().clamp(min=LEAST_POWER)
+        power = (self._total / samples / self._share())[:-1].float().clamp(min=LEAST_POWER)
         power[self._last_shell + 1 if self._count else 0 :] = math.inf
         return power
+
+    def _share(self) -> torch.Tensor:
+        """What the window leaves of the power of white noise, in all shells or in each."""
+        window = self._window.double()
+        if self._correlation is None:
+            return window.square().mean()
+        twice = (2 * len(window),) * 2  # so that pixels at opposite edges are no neighbours
+        a = torch.fft.ifft2(torch.fft.fft2(window, s=twice).abs().square())
+        power = torch.fft.fft2(a * self._correlation[:, None] * self._correlation).real
+        share = power[::2, : 2 * (len(window) // 2) + 1 : 2] / window.numel()
+        return torch.bincount(self._shell, share.flatten()) / torch.bincount(self._shell)
 
 
 def sample_rows(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from gem3d.particles.particles import Particles
 from gem3d.particles.resample import Resampler
 
 SMALLEST_BOX_PX = 16
+# 1.06 A is 1.06000006 A in single precision. The edge of a box of 1,000 px moves by a two-hundredth of a pixel.
+PIXEL_ROUNDING = 1e-5
 _NAMES_AT_MOST = 3
 
 
@@ -29,6 +32,11 @@ class ImageGrid:
     def width_A(self) -> float:
         """Of the box."""
         return self.box_size_px * self.pixel_size_A
+
+    def is_like(self, other: ImageGrid) -> bool:
+        """Whether both are the same, but for the rounding of pixel sizes."""
+        near = math.isclose(self.pixel_size_A, other.pixel_size_A, rel_tol=PIXEL_ROUNDING)
+        return self.box_size_px == other.box_size_px and near
 
     def binned(self, factor: float) -> ImageGrid:
         """A grid as wide, with an even number of pixels about `factor` times as large.
@@ -52,15 +60,20 @@ class ImageGrid:
 
 
 def find_grids(particles: Particles) -> tuple[tuple[ImageGrid, ...], NDArray[np.int16]]:
-    """The distinct grids of the optics groups that have particles, and the index of each particle's, `(n,)`."""
+    """The distinct grids of the optics groups that have particles, and the index of each particle's, `(n,)`.
+
+    Pixel sizes that differ by no more than rounding are one, the first.
+    """
     groups = particles.optics
     counts = np.bincount(particles.optics_index, minlength=len(groups))
-    index: dict[ImageGrid, int] = {}
+    grids: list[ImageGrid] = []
     of_group = np.zeros(len(groups), np.int16)
     for number in np.flatnonzero(counts):
         grid = ImageGrid(groups[number].box_size_px, groups[number].pixel_size_A)
-        of_group[number] = index.setdefault(grid, len(index))
-    return tuple(index), of_group[particles.optics_index]
+        of_group[number] = next((i for i, known in enumerate(grids) if grid.is_like(known)), len(grids))
+        if of_group[number] == len(grids):
+            grids.append(grid)
+    return tuple(grids), of_group[particles.optics_index]
 
 
 def common_grid(grids: Sequence[ImageGrid], grid_index: NDArray[np.int16], binning: float) -> ImageGrid:

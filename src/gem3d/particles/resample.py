@@ -35,6 +35,8 @@ class Resampler:
     matrix: R, `(target_box_px, box_px)` float32.
     last_shell: Fourier shells of the target up to this one are whole; what lies beyond is not all there.
     covered: `(target_box_px,)` bool, the target's pixels along an axis that lie within the source.
+    correlation: `(2 target_box_px,)` float64, along an axis of the target, that white noise has at each lag from
+        -target_box_px on, in the order of an FFT; that of noise which fills all of the target's band is 1 at lag 0.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Resampler:
         # Half a Fourier pixel beyond the last wave, in Fourier pixels of the target.
         edge = (highest + 0.5) * target_box_px * step / period
         self.last_shell = min(math.floor(edge - 0.5 + _ROUNDING), (target_box_px - 1) // 2)
+        lag = np.fft.fftfreq(2 * target_box_px, 1 / (2 * target_box_px)) * step
+        self.correlation = step / period * (1 + 2 * np.cos(2 * np.pi / period * np.outer(lag, m)).sum(axis=1))
         self.covered = (target > source[0] - _ROUNDING) & (target < source[-1] + _ROUNDING)
 
     def resample(
