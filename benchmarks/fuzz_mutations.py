@@ -16,7 +16,25 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 MOST_BYTES = 16_384
-_LIMITS = (0, 1, 2, 4, 127, 128, 255, 256, 1024, 32_767, 32_768, 65_535, 65_536, 2**20, 2**31 - 1, 2**31, 2**32 - 1)
+_LIMITS = (
+    0,
+    1,
+    2,
+    4,
+    127,
+    128,
+    255,
+    256,
+    1024,
+    32_767,
+    32_768,
+    65_535,
+    65_536,
+    2**20,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+)
 _LONG_LIMITS = (*_LIMITS, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 _FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-30, 1e30, 3.4e38, float("inf"), float("-inf"), float("nan"))
 _WORD = re.compile(rb"[^\s]+")
@@ -140,9 +158,7 @@ def change_npy_header(data: bytes, rng: Random, words: Sequence[bytes], other: b
                 changed = text[: column.start()] + twin[0] + text[column.end() :]
             case _:
                 inner = rng.choice((flip_bit, insert_word, change_word, leave_out))
-                changed = (
-                    text[: column.start()] + inner(column[0], rng, words, other) + text[column.end() :]
-                )
+                changed = text[: column.start()] + inner(column[0], rng, words, other) + text[column.end() :]
     else:
         changed = rng.choice((change_word, insert_word, flip_bit, leave_out))(text or b" ", rng, words, other)
     return data[:8] + len(changed).to_bytes(8, "little")[: start - 8] + changed + rest
@@ -212,7 +228,9 @@ class Mutator:
     words: of the format.
     """
 
-    def __init__(self, pool: list[bytes], damage: Sequence[Damage], words: Sequence[bytes], rng: Random) -> None:
+    def __init__(
+        self, pool: list[bytes], damage: Sequence[Damage], words: Sequence[bytes], rng: Random
+    ) -> None:
         self._pool, self._damage, self._words, self._rng = pool, damage, words, rng
 
     def make(self) -> bytes:

@@ -78,7 +78,9 @@ def _stack(path: Path, way: int) -> None:
     # The last ones: where the file must be as long as its header says.
     order = np.arange(stack.n_images - n, stack.n_images, dtype=np.int32)
     with StackReader({0: stack}) as reader:
-        reader.read(np.zeros(n, np.int32), order, np.empty((n, stack.box_size_px, stack.box_size_px), np.float32))
+        reader.read(
+            np.zeros(n, np.int32), order, np.empty((n, stack.box_size_px, stack.box_size_px), np.float32)
+        )
 
 
 def _map(path: Path, way: int) -> None:

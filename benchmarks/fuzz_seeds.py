@@ -56,7 +56,7 @@ _rlnCtfScalefactor #14
 _rlnCtfBfactor #15
 000001@a.mrcs 10 40 -70 1.25 3 10000 9000 5 3 1 m1.mrc 0 1 0
 000012@b/c.mrcs 20 50 80 -2 0 11000 11500 -45 7 2 m2.mrc 0 0.9 10
-3@'a b'.mrcs 30 60 190 0 -4.5 12000 12000 180 3 2 m1.mrc 90 1 -5
+'3@a b.mrcs' 30 60 190 0 -4.5 12000 12000 180 3 2 m1.mrc 90 1 -5
 """
 _ONE_BLOCK = """data_
 
@@ -141,8 +141,14 @@ def cs() -> Iterator[tuple[str, bytes]]:
     one = _BLOB | _CTF | {f"alignments3D/{name}": values for name, values in _POSES.items()}
     yield "refinement", _npy(one)
     yield "version2", _npy(one | {"location/micrograph_path": np.array([b"m1", b"m2", b"m1"])}, (2, 0))
-    text = {"blob/path": np.array(["a.mrc", "\u00e5.mrc", "c"]), "location/micrograph_uid": np.arange(N, dtype="<u8")}
-    yield "str_big_endian", _npy({name: values.astype(values.dtype.newbyteorder(">")) for name, values in (one | text).items()})
+    text = {
+        "blob/path": np.array(["a.mrc", "\u00e5.mrc", "c"]),
+        "location/micrograph_uid": np.arange(N, dtype="<u8"),
+    }
+    yield (
+        "str_big_endian",
+        _npy({name: values.astype(values.dtype.newbyteorder(">")) for name, values in (one | text).items()}),
+    )
     both = {f"alignments3D_multi/{name}": np.repeat(values[:, None], 2, 1) for name, values in _POSES.items()}
     yield "multi", _npy(_BLOB | _CTF | both | {"alignments3D_multi/class_posterior": _POSTERIOR})
     classes = {
@@ -177,6 +183,7 @@ def pickles() -> Iterator[tuple[str, bytes]]:
     yield "flags", pickle.dumps([True, False] * 50, 4)
     yield "floats", pickle.dumps([0.5, 1, 2.5], 4)
     yield "scalars", pickle.dumps([np.int64(3), np.int64(7)], 4)
+    yield "text", pickle.dumps("\u00e5", 0)
     yield "big_endian", pickle.dumps(np.arange(4, dtype=">i4"), 3)
     python_2 = pickle.dumps(origins, 2).replace(b"numpy._core", b"numpy.core")
     yield "numpy_1", python_2
@@ -188,7 +195,10 @@ def stacks() -> Iterator[tuple[str, bytes]]:
     for mode, kind in {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}.items():
         yield f"mode_{mode}", _mrc(np.arange(48).reshape(3, 4, 4).astype(kind), mode)
     yield "big_endian", _mrc(np.arange(48).reshape(3, 4, 4).astype(">i2"), 1, ">")
-    yield "wrong_stamp", _mrc(np.arange(48).reshape(3, 4, 4).astype(">f4"), 2, ">", stamp=b"DD\0\0", word=bytes(4))
+    yield (
+        "wrong_stamp",
+        _mrc(np.arange(48).reshape(3, 4, 4).astype(">f4"), 2, ">", stamp=b"DD\0\0", word=bytes(4)),
+    )
     yield "extended", _mrc(np.arange(18).reshape(2, 3, 3).astype("f4"), 2, extended=64)
     yield "complex", _mrc(np.zeros((2, 4, 4), "c8"), 4)
 

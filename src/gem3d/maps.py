@@ -6,6 +6,7 @@ Maps are `[z, y, x]` with the rotation centre at index n//2 of every axis, for e
 from __future__ import annotations
 
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from gem3d.atomic import replacing
 from gem3d.errors import MapError
+from gem3d.mrc_file import open_mrc
 
 # Cell sizes are float32 and programs round them; voxels that differ by more than this are meant to differ.
 CUBIC_TOLERANCE = 1e-3
@@ -60,9 +62,9 @@ def read_map(path: str | Path) -> Map:
         # mrcfile warns about headers that many programs write; what matters is checked below.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with mrcfile.open(path, permissive=True) as mrc:
+            with open_mrc(path) as mrc:
                 header, data, voxel = mrc.header, mrc.data, mrc.voxel_size
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, ArithmeticError, zlib.error) as error:
         raise MapError(f"{path}: cannot be read as an MRC map ({error}); give a .mrc or .map file") from error
     if data is None:
         raise MapError(
@@ -82,16 +84,24 @@ def read_map(path: str | Path) -> Map:
     else:
         raise MapError(f"{path}: axis words mapc, mapr, maps are {file_axes[::-1]}, not an order of 1, 2, 3")
 
-    values = np.ascontiguousarray(data, dtype=np.float32)
+    if data.size == 0:
+        raise MapError(f"{path}: shape {data.shape}: holds no voxels; give another map")
+    with np.errstate(invalid="ignore"):  # of a signalling NaN of 16 bits, found below
+        values = np.ascontiguousarray(data, dtype=np.float32)
     if not np.isfinite(values).all():
         raise MapError(f"{path}: {np.count_nonzero(~np.isfinite(values))} voxels are NaN or infinite")
-    sizes = [float(voxel.x), float(voxel.y), float(voxel.z)]
+    sizes = [_or_zero(voxel.x), _or_zero(voxel.y), _or_zero(voxel.z)]
     if max(sizes) - min(sizes) > CUBIC_TOLERANCE * max(sizes):
         raise MapError(
             f"{path}: voxels are not cubes ({sizes[0]:g} x {sizes[1]:g} x {sizes[2]:g} A); resample the map"
         )
-    origin = (float(header.origin.x), float(header.origin.y), float(header.origin.z))
+    origin = (_or_zero(header.origin.x), _or_zero(header.origin.y), _or_zero(header.origin.z))
     return Map(values, sizes[0], origin, (start_of_axis[1], start_of_axis[2], start_of_axis[3]))
+
+
+def _or_zero(word: np.float32) -> float:
+    """A number of the header; 0 where it holds none."""
+    return float(word) if np.isfinite(word) else 0.0
 
 
 def read_cube(path: str | Path) -> Map:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
+
+_CHUNK_BYTES = 1 << 20
+_LARGEST_INTEGER = 2.0**53  # beyond it a float64 is no more exact
 
 
 class StarTable:
@@ -73,9 +77,8 @@ class StarTable:
     def integers(self, column: str) -> NDArray[np.int64]:
         """The values as whole numbers, `(rows,)`."""
         values = self.numbers(column)
-        self.refuse(
-            column, values != np.rint(values), values, "is not a whole number; correct or remove the row"
-        )
+        bad = (values != np.rint(values)) | (np.abs(values) > _LARGEST_INTEGER)
+        self.refuse(column, bad, values, "is not a whole number; correct or remove the row")
         return values.astype(np.int64)
 
     def refuse(
@@ -107,12 +110,13 @@ class StarTable:
 def read_star(path: Path) -> list[StarTable]:
     """All blocks of a STAR file."""
     try:
+        _refuse_other_encodings(path)
         document = gemmi.cif.read_file(str(path))
     except (FileNotFoundError, NotADirectoryError):
         raise ParticleFileError(f"{path}: no such file.") from None
     except OSError as error:
         raise ParticleFileError(f"{path}: cannot be read ({error}).") from None
-    except (ValueError, RuntimeError) as error:  # UnicodeDecodeError is a ValueError
+    except (ValueError, RuntimeError) as error:
         raise ParticleFileError(_malformed(path, str(error))) from None
     tables = [StarTable(path, document, index) for index in range(len(document))]
     if not any(table.columns for table in tables):
@@ -161,6 +165,26 @@ def format_numbers(values: NDArray[np.generic]) -> Iterator[str]:
     """The shortest text that reads back as the same numbers; minus zero as zero."""
     text: Callable[[object], str] = repr
     return map(text, np.add(values, values.dtype.type(0)).tolist())
+
+
+def _refuse_other_encodings(path: Path) -> None:
+    """Raise unless all is UTF-8: gemmi reads any bytes, and the values fail one by one later."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line = 1
+    with path.open("rb") as file:
+        while True:
+            chunk = file.read(_CHUNK_BYTES)
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                line += error.object[: error.start].count(b"\n")
+                raise ParticleFileError(
+                    f"{path}, line {line}: not a well-formed STAR file (byte {error.object[error.start]:#04x} is not "
+                    "of text in UTF-8); save it in UTF-8, or copy it again if it is damaged."
+                ) from None
+            if not chunk:
+                return
+            line += chunk.count(b"\n")
 
 
 def _malformed(path: Path, message: str) -> str:
