@@ -13,8 +13,9 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
-from fuzz_readers import CORPUS
 from numpy.typing import NDArray
+
+from fuzz_readers import CORPUS
 
 N = 3
 _OPTICS = """data_optics

@@ -3,7 +3,7 @@
 python benchmarks/run.py --list
 python benchmarks/run.py low_snr --structures 5a1a --seeds 1
 python benchmarks/run.py all --ctf-table empiar10028_ctf.pkl
-python benchmarks/run.py tables        # docs/results.md and assessment.md from benchmarks/results/*.csv
+python benchmarks/run.py tables        # docs/results.md and others from benchmarks/results/*.csv
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import gem3d  # noqa: F401  # isort: skip
 import assessment  # noqa: F401
 import curves  # noqa: F401
+import fuzz  # noqa: F401
 import honesty  # noqa: F401
 import images  # noqa: F401
 import kernels  # noqa: F401
@@ -37,7 +38,7 @@ from registry import REGISTRY, Benchmark, Skipped
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGES = tuple(HERE.parent / "docs" / name for name in ("results.md", "assessment.md"))
+PAGES = tuple(HERE.parent / "docs" / name for name in ("results.md", "assessment.md", "fuzzing.md"))
 
 
 def main(arguments: list[str] | None = None) -> int:

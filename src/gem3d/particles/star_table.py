@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 _LARGEST_INTEGER = 2.0**53  # beyond it a float64 is no more exact
 
 
