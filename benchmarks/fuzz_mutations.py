@@ -231,12 +231,12 @@ class Mutator:
     def __init__(
         self, pool: list[bytes], damage: Sequence[Damage], words: Sequence[bytes], rng: Random
     ) -> None:
-        self._pool, self._damage, self._words, self._rng = pool, damage, words, rng
+        self._first, self._pool, self._damage, self._words, self._rng = tuple(pool), pool, damage, words, rng
 
     def make(self) -> bytes:
-        """A file of the pool, damaged one to five times."""
+        """A file, damaged a few times; half of the time one of the first, which are whole."""
         rng = self._rng
-        data = rng.choice(self._pool)
+        data = rng.choice(self._first if rng.random() < 0.5 else self._pool)
         while True:
             data = data or b"\0"
             kinds = self._damage if rng.random() < 0.6 else BLIND

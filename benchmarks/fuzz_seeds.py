@@ -188,6 +188,11 @@ def pickles() -> Iterator[tuple[str, bytes]]:
     yield "big_endian", pickle.dumps(np.arange(4, dtype=">i4"), 3)
     python_2 = pickle.dumps(origins, 2).replace(b"numpy._core", b"numpy.core")
     yield "numpy_1", python_2
+    text = b"X" + struct.pack("<I", 200) + b"a" * 200
+    yield (
+        "encodes_again",
+        b"c_codecs\nencode\nq\0" + text + b"q\1X\6\0\0\0latin1q\2" + b"h\0h\1h\2\x86R" * 20 + b".",
+    )
     yield "runs_code", b"cos\nsystem\n(S'true'\ntR."
     yield "runs_code_4", b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93\x8c\x04pass\x85R."
 
