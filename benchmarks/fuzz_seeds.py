@@ -159,6 +159,8 @@ def cs() -> Iterator[tuple[str, bytes]]:
     }
     yield "classes", _npy(_BLOB | _CTF | classes)
     yield "without_poses", _npy(_BLOB | _CTF | {"alignments2D/pose": np.zeros(N, "<f4")})
+    objects = np.array(["a.mrc"] * N, object)
+    yield "objects", _npy(one | {"blob/path": objects})
     yield "stream", b"\x95CSDAT" + bytes(30)
 
 
@@ -188,6 +190,11 @@ def pickles() -> Iterator[tuple[str, bytes]]:
     yield "big_endian", pickle.dumps(np.arange(4, dtype=">i4"), 3)
     python_2 = pickle.dumps(origins, 2).replace(b"numpy._core", b"numpy.core")
     yield "numpy_1", python_2
+    yield "by_any_order", pickle.dumps(turns.transpose(1, 0, 2), 5)
+    yield "empty", pickle.dumps(np.empty((0, 9)), 4)
+    named = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    dtype = b"cnumpy\ndtype\n(S'i2'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
+    yield "python_2", named + b"(I1\n(I3\nt" + dtype + b"I00\nS'\\x01\\x00\\x05\\x00\\t\\x00'\ntb."
     text = b"X" + struct.pack("<I", 200) + b"a" * 200
     yield (
         "encodes_again",
