@@ -20,6 +20,7 @@ import gem3d  # noqa: F401  # isort: skip
 import assessment  # noqa: F401
 import curves  # noqa: F401
 import faults  # noqa: F401
+import fuzz  # noqa: F401
 import honesty  # noqa: F401
 import images  # noqa: F401
 import kernels  # noqa: F401
@@ -38,7 +39,8 @@ from registry import REGISTRY, Benchmark, Skipped
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGES = tuple(HERE.parent / "docs" / name for name in ("results.md", "assessment.md", "survival.md"))
+PAGE_NAMES = ("results.md", "assessment.md", "survival.md", "fuzzing.md")
+PAGES = tuple(HERE.parent / "docs" / name for name in PAGE_NAMES)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import struct
+import tracemalloc
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import mrcfile
@@ -109,6 +114,44 @@ def test_unreadable_files(tmp_path: Path) -> None:
     for name in ("nan", "short", "empty", "text", "flat", "bricks", "absent"):
         with pytest.raises(MapError, match=rf"{name}\.mrc"):
             read_map(tmp_path / f"{name}.mrc")
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, bz2.compress])
+@pytest.mark.parametrize("word", [0, 2, 23])  # nx, nz, size of the extended header
+def test_sizes_are_claims(tmp_path: Path, word: int, packed: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.mrc"
+    write_map(path, random_volume((8, 8, 8)), 1.0)
+    raw = bytearray(path.read_bytes())
+    for value in (2**31 - 1, -(2**31), -1, 0) if word != 23 else (2**31 - 1, -(2**31)):
+        raw[4 * word : 4 * word + 4] = struct.pack("<i", value)
+        path.write_bytes(packed(bytes(raw)))
+        tracemalloc.start()
+        try:
+            with pytest.raises(MapError, match=r"a\.mrc"):
+                read_map(path)
+            assert tracemalloc.get_traced_memory()[1] < 4 * len(raw) + 2**24  # bzip2 takes some
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_packed_maps(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path, values = tmp_path / "a.mrc", random_volume((4, 4, 4))
+    write_map(path, values, 1.5)
+    path.write_bytes(pack(path.read_bytes()))
+    np.testing.assert_array_equal(read_map(path).values, values)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(MapError, match=r"a\.mrc"):
+        read_map(path)
+
+
+def test_cells_and_origins_that_are_no_numbers_are_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "a.mrc"
+    write_map(path, random_volume((4, 4, 4)), 1.5)
+    raw = bytearray(path.read_bytes())
+    raw[40:52] = raw[196:208] = struct.pack("<3f", *[np.nan] * 3)
+    path.write_bytes(raw)
+    assert (read_map(path).voxel_size_A, read_map(path).origin_A) == (0.0, (0.0, 0.0, 0.0))
 
 
 @needs_data

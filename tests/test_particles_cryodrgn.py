@@ -756,3 +756,26 @@ def test_the_same_seven_images_in_three_formats(tmp_path: Path) -> None:
         ".star": {1.0},
         ".cs": {-1.0},
     }
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        # A million letters, encoded two thousand times.
+        (
+            b"c_codecs\nencode\nq\0X\x40\x42\x0f\0" + b"a" * 1_000_000 + b"q\1X\6\0\0\0latin1q\2"
+            + b"h\0h\1h\2\x86R" * 2000 + b".",
+            "makes more data than it holds",
+        ),
+        (b"]" * 1_000_000 + b".", "pile up"),
+        (b"(" * 1_000_000 + b".", "pile up"),
+    ],
+)  # fmt: skip
+def test_pickles_made_to_fill_memory(tmp_path: Path, data: bytes, words: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ParticleFileError, match=words):
+            load(data, tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(data) + 2**23
+    finally:
+        tracemalloc.stop()

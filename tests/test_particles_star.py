@@ -320,6 +320,28 @@ def test_no_particles_no_file_no_format(tmp_path):
             read_particles(tmp_path / name)
 
 
+def test_bytes_that_are_no_text(tmp_path):
+    path = write_pair(tmp_path, particles={"rlnMicrographName": ["a", "'m\u00e5.mrc'", "b"]})
+    assert read_relion_star(path).micrograph_index.tolist() == [0, 1, 2]
+    path.write_bytes(path.read_bytes().replace("\u00e5".encode(), b"\xe5"))
+    line = path.read_bytes()[: path.read_bytes().index(b"\xe5")].count(b"\n") + 1
+    refused(path, f"line {line}:", "byte 0xe5", "UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("optics", "particles", "column"),
+    [
+        ({"rlnImagePixelSize": ["1e300", "1.5"]}, {}, "rlnImagePixelSize"),
+        ({"rlnImagePixelSize": ["1e-320", "1.5"]}, {}, "rlnImagePixelSize"),
+        ({"rlnOpticsGroup": ["7", "1e19"]}, {}, "rlnOpticsGroup"),
+        ({}, {"rlnOriginXAngst": ["1e308", "0", "0"]}, "rlnOriginXAngst"),
+        ({}, {"gem3dContrast": ["1e308", "1", "1"]}, "gem3dContrast"),
+    ],
+)
+def test_numbers_beyond_anything_measured(tmp_path, optics, particles, column):
+    refused(write_pair(tmp_path, optics, particles), f"column {column}")
+
+
 def test_a_hundred_thousand_rows(tmp_path):
     n = 100_000
     names = [f"{i % 500 + 1:06d}@stack_{i // 500}.mrcs" for i in range(n)]

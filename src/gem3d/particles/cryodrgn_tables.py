@@ -90,7 +90,7 @@ def read_cryodrgn_ctf(path: Path) -> CryodrgnCtf:
             f"{path}: holds {_describe(arrays)}; a cryoDRGN CTF table is one of shape (n, {len(_COLUMNS)}): "
             f"{_GIVE_CTF}."
         )
-    values = rows.astype(np.float64)
+    values = _as_float64(rows)
     for column, (name, (low, high, what)) in zip(values.T, _COLUMNS.items(), strict=True):
         _refuse(path, ~((column >= low) & (column <= high)), f"{name} {{}} is not {what}", column)
     # Stored as float32: rounding gives 2.7 mm back for 2.70000005.
@@ -121,7 +121,7 @@ def read_cryodrgn_poses(path: Path) -> CryodrgnPoses:
             f"{path}: holds {_describe(arrays)}; poses are rotations of shape (n, 3, 3) and translations of "
             f"shape (n, 2): {_GIVE_POSES}."
         )
-    rotations = rotations.astype(np.float64)
+    rotations = _as_float64(rotations)
     with np.errstate(all="ignore"):  # of what is not finite
         deviation: FloatArray = np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
     _refuse(path, ~(deviation <= _ORTHONORMAL), "the matrix is no rotation (its rows are not orthonormal)")
@@ -131,7 +131,7 @@ def read_cryodrgn_poses(path: Path) -> CryodrgnPoses:
         "the matrix is a reflection (determinant -1), not a rotation; to change the hand, reflect map and poses "
         "together",
     )
-    origins = arrays[1].astype(np.float64) if len(arrays) == 2 else np.zeros((n, 2))
+    origins = _as_float64(arrays[1]) if len(arrays) == 2 else np.zeros((n, 2))
     _refuse(path, np.isnan(origins).max(axis=1), "the translation is not finite")
     _refuse(
         path,
@@ -141,6 +141,11 @@ def read_cryodrgn_poses(path: Path) -> CryodrgnPoses:
         origins,
     )
     return CryodrgnPoses(rotations, origins)
+
+
+def _as_float64(values: NDArray[Any]) -> FloatArray:
+    with np.errstate(invalid="ignore"):  # of a signalling NaN, refused later like any other
+        return values.astype(np.float64)
 
 
 def _refuse(path: Path, bad: NDArray[np.bool_], what: str, values: FloatArray | None = None) -> None:

@@ -27,6 +27,8 @@ _NPY, _STREAM = b"\x93NUMPY", b"\x95CSDAT"
 # Thousands of columns; files of 100 classes have 80,000 bytes.
 _LONGEST_HEADER = 1 << 19
 _BLOCK_BYTES = 1 << 24
+# UnicodeError is a ValueError; numpy raises SystemError for numbers beyond Unicode.
+_NO_TEXT = (ValueError, SystemError)
 _HEADER = re.compile(
     r"\{'descr': \[(?P<columns>.*)\], 'fortran_order': (?:True|False), 'shape': \((?P<rows>\d{1,18})L?,\),? ?\}\s*"
 )
@@ -117,11 +119,11 @@ class CsFile:
             )
             for text in list(numbers)[known:]:
                 _as_text(text)
-        except ValueError:  # UnicodeError is one
+        except _NO_TEXT:
             for row in range(len(values)):
                 try:
                     _as_text(values[row])
-                except ValueError:
+                except _NO_TEXT:
                     raise ParticleFileError(
                         f"{self.path}: particle {first_row + row + 1}, column {name}: is not text; is the file "
                         "damaged? Copy it again."

@@ -85,7 +85,8 @@ class CsTable:
         """Raise unless the column is there."""
         if column not in self:
             group = column.split("/")[0]
-            origin = next(path for name, path in self._origin.items() if name.startswith(f"{group}/"))
+            read = (path for name, path in self._origin.items() if name.startswith(f"{group}/"))
+            origin = next(read, self.path)
             raise ParticleFileError(
                 f"{origin}: column {column} is missing, but others of {group}/ are there; was the file edited? "
                 "Give the one that cryoSPARC wrote."

@@ -20,6 +20,8 @@ _NUMERIC_EXTRAS = {
     "rlnMagMat11": 1.0,
     "rlnCtfDataAreCtfPremultiplied": 0.0,
 }
+# Far beyond anything that is measured: with numbers within it no product of a few overflows.
+LARGEST = 1e12
 _LIST_EXTRAS = ("rlnOddZernike", "rlnEvenZernike")
 
 
@@ -40,9 +42,9 @@ class JoinedOptics:
     def values(self, column: str) -> NDArray[np.float64] | None:
         """`(n,)` values, None where neither table has the column."""
         if column in self.particles:
-            return self.particles.numbers(column)
+            return _possible(self.particles, column)
         if self.optics is not None and column in self.optics:
-            return self.optics.numbers(column)[self.optics_row]
+            return _possible(self.optics, column)[self.optics_row]
         return None
 
     def required(self, column: str, what: str) -> NDArray[np.float64]:
@@ -154,13 +156,19 @@ class JoinedOptics:
         return number_repeats([given[row] for row in self.optics_row[first]])
 
     def _positive(self, column: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        self._check(column, values <= 0, values, "positive")
+        self._check(column, values < 1 / LARGEST, values, "positive")
         return values
 
     def _check(self, column: str, bad: NDArray[np.bool_], values: NDArray[np.float64], must_be: str) -> None:
         self.particles.refuse(
             column, bad, values, f"is not {must_be}; correct it (or its row in data_optics)"
         )
+
+
+def _possible(table: StarTable, column: str) -> NDArray[np.float64]:
+    values = table.numbers(column)
+    table.refuse(column, np.abs(values) > LARGEST, values, "is not possible; correct or remove the row")
+    return values
 
 
 def missing_column(table: StarTable, column: str, what: str) -> ParticleFileError:

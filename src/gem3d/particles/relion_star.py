@@ -11,7 +11,7 @@ from gem3d.errors import ParticleFileError, warn
 from gem3d.particles.image_names import split_image_names
 from gem3d.particles.particles import Particles
 from gem3d.particles.poses import euler_to_matrix
-from gem3d.particles.relion_optics import JoinedOptics, missing_column
+from gem3d.particles.relion_optics import LARGEST, JoinedOptics, missing_column
 from gem3d.particles.star_table import StarTable, find_tables, read_star
 
 CONTRAST_COLUMN = "gem3dContrast"
@@ -117,7 +117,8 @@ def _contrast(table: StarTable) -> NDArray[np.float64]:
     if CONTRAST_COLUMN not in table:
         return np.ones(len(table))
     values = table.numbers(CONTRAST_COLUMN)
-    table.refuse(CONTRAST_COLUMN, values < 0, values, "is negative; correct the row, or remove the column")
+    bad = (values < 0) | (values > LARGEST)
+    table.refuse(CONTRAST_COLUMN, bad, values, "is no contrast; correct the row, or remove the column")
     return values
 
 

@@ -25,6 +25,8 @@ from gem3d.errors import ParticleFileError
 # A list of a million numpy scalars takes eight million.
 MOST_INSTRUCTIONS = 10_000_000
 MOST_DIMENSIONS = 8
+# Python appends to lists a thousand values at a time; only what is made to fill memory piles up more.
+_MOST_WAITING = 100_000
 _DTYPES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 
 
@@ -108,12 +110,12 @@ class _Bounded:
     """A file that refuses to be asked for more than it has, before memory is taken for it."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream, self._size = stream, size
+        self._stream, self.size = stream, size
         self.readline = stream.readline
 
     def read(self, n: int) -> bytes:
-        if n > 64 and n > self._size - self._stream.tell():
-            raise _RefusedError(f"ends after {self._size} bytes, in the middle of its data; copy it again")
+        if n > 64 and n > self.size - self._stream.tell():
+            raise _RefusedError(f"ends after {self.size} bytes, in the middle of its data; copy it again")
         return self._stream.read(n)
 
 
@@ -145,6 +147,8 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        # Data that is written once is encoded once, and makes one array.
+        self._may_make = 2 * stream.size
 
     def run(self) -> object:
         """What the pickle builds."""
@@ -160,6 +164,10 @@ class _Machine:
                 self._stack.append(argument)
             else:
                 self._carry_out(name, argument)
+            if len(self._stack) + len(self._marks) > _MOST_WAITING:
+                raise _RefusedError(
+                    "values pile up that nothing is made of; it is damaged, or made to fill memory"
+                )
         raise _RefusedError(
             f"more than {MOST_INSTRUCTIONS:,} instructions; save the numbers as one numpy array"
         )
@@ -176,9 +184,11 @@ class _Machine:
             case "REDUCE":
                 arguments = stack.pop()
                 stack.append(_call(stack.pop(), arguments))
+                self._count(stack[-1])
             case "BUILD":
                 state = stack.pop()
                 _build(stack[-1], state)
+                self._count(stack[-1])
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 start = len(stack) - _TUPLES[name]
                 if start < 0:
@@ -210,6 +220,16 @@ class _Machine:
                 pass
             case _:
                 raise _RefusedError(f"holds something other than arrays (instruction {name})")
+
+    def _count(self, made: object) -> None:
+        """Refuse a pickle that makes more and more of the same data, which it holds once."""
+        data = made.values if isinstance(made, _Array) else made
+        if isinstance(data, bytes):
+            self._may_make -= len(data)
+        elif isinstance(data, np.ndarray):
+            self._may_make -= data.nbytes
+        if self._may_make < 0:
+            raise _RefusedError("it makes more data than it holds; it is damaged, or made to fill memory")
 
     def _result(self) -> object:
         if len(self._stack) != 1:

@@ -19,6 +19,9 @@ from gem3d.input_file import open_file
 
 _LONGEST_LINE_SHOWN = 65_536
 
+_CHUNK_BYTES = 1 << 16
+_LARGEST_INTEGER = 2.0**53  # beyond it a float64 is no more exact
+
 
 class StarTable:
     """One block of a STAR file, whether written as a loop or as pairs.
@@ -79,9 +82,8 @@ class StarTable:
     def integers(self, column: str) -> NDArray[np.int64]:
         """The values as whole numbers, `(rows,)`."""
         values = self.numbers(column)
-        self.refuse(
-            column, values != np.rint(values), values, "is not a whole number; correct or remove the row"
-        )
+        bad = (values != np.rint(values)) | (np.abs(values) > _LARGEST_INTEGER)
+        self.refuse(column, bad, values, "is not a whole number; correct or remove the row")
         return values.astype(np.int64)
 
     def refuse(
@@ -114,6 +116,7 @@ def read_star(path: Path) -> list[StarTable]:
     """All blocks of a STAR file."""
     begins = _first_bytes(path)
     try:
+        _refuse_other_encodings(path)
         if begins.startswith(codecs.BOM_UTF8):  # of editors on Windows
             document = gemmi.cif.read_string(
                 path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1")
@@ -122,7 +125,7 @@ def read_star(path: Path) -> list[StarTable]:
             document = gemmi.cif.read_file(str(path))
     except OSError as error:
         raise ParticleFileError(f"{path}: cannot be read ({error}).") from None
-    except (ValueError, RuntimeError) as error:  # UnicodeDecodeError is a ValueError
+    except (ValueError, RuntimeError) as error:
         raise ParticleFileError(_malformed(path, str(error))) from None
     tables = [StarTable(path, document, index) for index in range(len(document))]
     if not any(table.columns for table in tables):
@@ -189,6 +192,26 @@ def _first_bytes(path: Path) -> bytes:
             f"{path}: is packed by {packer}; unpack it ({unpack_command(path, packer)}) and give the unpacked file."
         )
     return begins
+
+
+def _refuse_other_encodings(path: Path) -> None:
+    """Raise unless all is UTF-8: gemmi reads any bytes, and the values fail one by one later."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line = 1
+    with path.open("rb") as file:
+        while True:
+            chunk = file.read(_CHUNK_BYTES)
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                line += error.object[: error.start].count(b"\n")
+                raise ParticleFileError(
+                    f"{path}, line {line}: not a well-formed STAR file (byte {error.object[error.start]:#04x} is not "
+                    "of text in UTF-8); save it in UTF-8, or copy it again if it is damaged."
+                ) from None
+            if not chunk:
+                return
+            line += chunk.count(b"\n")
 
 
 def _malformed(path: Path, message: str) -> str:
