@@ -21,7 +21,7 @@ from gem3d.input_file import open_file
 from gem3d.mrc_header import HEADER_BYTES, MrcHeader, parse_mrc_header
 
 _UNPACKERS: dict[str, Callable[..., Any]] = {"gzip": gzip.open, "bzip2": bz2.open}
-_CHUNK_BYTES = 16 << 20
+_CHUNK_BYTES = 1 << 20
 _VOLUME_STACKS = range(401, 631)  # space groups that mean several volumes
 _WHAT = "an MRC map"
 
