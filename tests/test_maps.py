@@ -145,15 +145,6 @@ def test_packed_maps(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
         read_map(path)
 
 
-def test_cells_and_origins_that_are_no_numbers_are_unknown(tmp_path: Path) -> None:
-    path = tmp_path / "a.mrc"
-    write_map(path, random_volume((4, 4, 4)), 1.5)
-    raw = bytearray(path.read_bytes())
-    raw[40:52] = raw[196:208] = struct.pack("<3f", *[np.nan] * 3)
-    path.write_bytes(raw)
-    assert (read_map(path).voxel_size_A, read_map(path).origin_A) == (0.0, (0.0, 0.0, 0.0))
-
-
 @needs_data
 def test_published_maps() -> None:
     read = read_map(DATA / "formats" / "EMD-3197.map")

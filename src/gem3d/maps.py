@@ -66,8 +66,6 @@ def read_map(path: str | Path) -> Map:
     else:
         raise MapError(f"{path}: axis words mapc, mapr, maps are {file_axes[::-1]}, not an order of 1, 2, 3")
 
-    if data.size == 0:
-        raise MapError(f"{path}: shape {data.shape}: holds no voxels; give another map")
     with np.errstate(invalid="ignore"):  # of a signalling NaN of 16 bits, found below
         values = np.ascontiguousarray(data, dtype=np.float32)
     if not np.isfinite(values).all():
