@@ -116,7 +116,7 @@ def test_names_that_are_refused(tmp_path: Path, names: tuple[str, ...], said: st
 
 def test_other_files_and_damage(tmp_path: Path) -> None:
     path = tmp_path / "p.star"
-    assert "'\ufffd'" in refusal(path, star(("1@é.mrcs",)).encode("latin-1"))
+    assert "byte 0xe9 is not of text in UTF-8" in refusal(path, star(("1@é.mrcs",)).encode("latin-1"))
     assert "duplicate tag _rlnAngleRot" in refusal(path, star().replace("rlnAngleTilt", "rlnAngleRot"))
     assert "duplicate block name" in refusal(path, star() + star())
     packed = refusal(path, gzip.compress(star().encode()))
