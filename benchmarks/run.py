@@ -26,6 +26,7 @@ import images  # noqa: F401
 import kernels  # noqa: F401
 import million  # noqa: F401
 import quality  # noqa: F401
+import reader_memory  # noqa: F401
 import refinement  # noqa: F401
 import refinement_design  # noqa: F401
 import relion

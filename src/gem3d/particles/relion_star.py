@@ -117,8 +117,10 @@ def _contrast(table: StarTable) -> NDArray[np.float64]:
     if CONTRAST_COLUMN not in table:
         return np.ones(len(table))
     values = table.numbers(CONTRAST_COLUMN)
-    bad = (values < 0) | (values > LARGEST)
-    table.refuse(CONTRAST_COLUMN, bad, values, "is no contrast; correct the row, or remove the column")
+    table.refuse(CONTRAST_COLUMN, values < 0, values, "is negative; correct the row, or remove the column")
+    table.refuse(
+        CONTRAST_COLUMN, values > LARGEST, values, "is not possible; correct the row, or remove the column"
+    )
     return values
 
 

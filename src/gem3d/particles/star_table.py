@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gem3d.errors import ParticleFileError
 from gem3d.foreign_files import packed_by, unpack_command
 from gem3d.input_file import open_file
+from gem3d.particles.star_pieces import LongTable, StarColumn, read_document
 
 _LONGEST_LINE_SHOWN = 65_536
 
@@ -37,14 +38,15 @@ class StarTable:
     """
 
     def __init__(
-        self, path: Path, document: gemmi.cif.Document, index: int, row_name: str = "particle"
+        self, path: Path, document: gemmi.cif.Document, index: int, more: LongTable | None = None
     ) -> None:
         block = document[index]
         self.path = path
+        self._more = more
         self._length: int
         self._document = document  # owns the block
         self.name: str = block.name.strip()
-        self.row_name = row_name
+        self.row_name = "particle"
         self._block = block
         items: list[Any] = list(block)
         loops = [item.loop for item in items if item.loop is not None]
@@ -55,6 +57,8 @@ class StarTable:
             tags = [item.pair[0] for item in items if item.pair is not None]
             self._length = min(1, len(tags))
         self.columns = [tag.removeprefix("_") for tag in tags]
+        if more is not None:
+            self._length += more.n_rows
 
     def __len__(self) -> int:
         return self._length
@@ -62,9 +66,10 @@ class StarTable:
     def __contains__(self, column: str) -> bool:
         return column in self.columns
 
-    def raw(self, column: str) -> gemmi.cif.Column:
-        """The values as the file writes them, quotes included; no copy."""
-        return self._block.find_values(f"_{column}")
+    def raw(self, column: str) -> StarColumn:
+        """The values as the file writes them, quotes included."""
+        more = [] if self._more is None else self._more.packed[self.columns.index(column)]
+        return StarColumn(self._block.find_values(f"_{column}"), more)
 
     def text(self, column: str) -> list[str]:
         """The values without their quotes."""
@@ -114,20 +119,15 @@ class StarTable:
 
 def read_star(path: Path) -> list[StarTable]:
     """All blocks of a STAR file."""
-    begins = _first_bytes(path)
+    _refuse_foreign(path)
     try:
         _refuse_other_encodings(path)
-        if begins.startswith(codecs.BOM_UTF8):  # of editors on Windows
-            document = gemmi.cif.read_string(
-                path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("latin-1")
-            )
-        else:
-            document = gemmi.cif.read_file(str(path))
+        document, more = read_document(path)
     except OSError as error:
         raise ParticleFileError(f"{path}: cannot be read ({error}).") from None
     except (ValueError, RuntimeError) as error:
         raise ParticleFileError(_malformed(path, str(error))) from None
-    tables = [StarTable(path, document, index) for index in range(len(document))]
+    tables = [StarTable(path, document, index, more.get(index)) for index in range(len(document))]
     if not any(table.columns for table in tables):
         raise ParticleFileError(
             f"{path}: the file is empty, or holds no STAR table; give a particle STAR file."
@@ -176,7 +176,7 @@ def format_numbers(values: NDArray[np.generic]) -> Iterator[str]:
     return map(text, np.add(values, values.dtype.type(0)).tolist())
 
 
-def _first_bytes(path: Path) -> bytes:
+def _refuse_foreign(path: Path) -> None:
     fd = open_file(path, ParticleFileError)
     try:
         begins = os.read(fd, 1024)
@@ -191,7 +191,6 @@ def _first_bytes(path: Path) -> bytes:
         raise ParticleFileError(
             f"{path}: is packed by {packer}; unpack it ({unpack_command(path, packer)}) and give the unpacked file."
         )
-    return begins
 
 
 def _refuse_other_encodings(path: Path) -> None:
@@ -215,8 +214,8 @@ def _refuse_other_encodings(path: Path) -> None:
 
 
 def _malformed(path: Path, message: str) -> str:
-    # gemmi writes "FILE:LINE:COLUMN(BYTE): what" or "FILE:LINE in data_x: what"; of text, "string" for the file.
-    detail = message.removeprefix(str(path)).removeprefix("string")
+    # gemmi writes "FILE:LINE:COLUMN(BYTE): what" or "FILE:LINE in data_x: what"; of bytes, "data" for the file.
+    detail = message.removeprefix(str(path)).removeprefix("data")
     place = re.match(r":(\d+)(?::\d+\((\d+)\))?", detail)
     what = detail.split(": ", 1)[-1] if place else message
     where = f", line {place.group(1)}" if place else ""

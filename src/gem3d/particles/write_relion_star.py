@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import gemmi
@@ -167,12 +167,7 @@ def _merged_blocks(particles: Particles, template: Path, own: _Columns) -> dict[
 def _verbatim(table: StarTable, rows: NDArray[np.integer] | None) -> _Columns:
     if rows is None:
         return {column: table.raw(column) for column in table.columns}
-    chosen = rows.tolist()
-    return {column: _at(table.raw(column), chosen) for column in table.columns}
-
-
-def _at(values: gemmi.cif.Column, rows: list[int]) -> Iterator[str]:
-    return (values[row] for row in rows)
+    return {column: table.raw(column).at(rows) for column in table.columns}
 
 
 def _changed_names(particles: Particles, table: StarTable) -> _Columns:
