@@ -68,7 +68,7 @@ def read_map(path: str | Path) -> Map:
 
     with np.errstate(invalid="ignore"):  # of a signalling NaN of 16 bits, found below
         values = np.ascontiguousarray(data, dtype=np.float32)
-    if not np.isfinite(values).all():
+    if data.dtype.kind == "f" and not np.isfinite(values).all():
         raise MapError(f"{path}: {np.count_nonzero(~np.isfinite(values))} voxels are NaN or infinite")
     # One axis may lack its number of samples.
     sizes_A = [size for size in header.voxel_size_A if size > 0] or [0.0]

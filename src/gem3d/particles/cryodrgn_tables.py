@@ -7,6 +7,7 @@ are taken as they are, and the images too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,11 @@ def read_cryodrgn_poses(path: Path) -> CryodrgnPoses:
         )
     rotations = _as_float64(rotations)
     with np.errstate(all="ignore"):  # of what is not finite
-        deviation: FloatArray = np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2))
+        deviation = _deviation(rotations)
     _refuse(path, ~(deviation <= _ORTHONORMAL), "the matrix is no rotation (its rows are not orthonormal)")
     _refuse(
         path,
-        np.asarray(np.linalg.det(rotations) < 0),
+        np.einsum("ni,ni->n", np.cross(rotations[:, 0], rotations[:, 1]), rotations[:, 2]) < 0,
         "the matrix is a reflection (determinant -1), not a rotation; to change the hand, reflect map and poses "
         "together",
     )
@@ -143,9 +144,18 @@ def read_cryodrgn_poses(path: Path) -> CryodrgnPoses:
     return CryodrgnPoses(rotations, origins)
 
 
+def _deviation(matrices: FloatArray) -> FloatArray:
+    """`(n,)` largest deviation of the rows' inner products from those of a rotation."""
+    largest = np.zeros(len(matrices))
+    for i, j in combinations_with_replacement(range(3), 2):
+        product = np.einsum("ni,ni->n", matrices[:, i], matrices[:, j])
+        np.maximum(largest, np.abs(product - (i == j)), out=largest)
+    return largest
+
+
 def _as_float64(values: NDArray[Any]) -> FloatArray:
     with np.errstate(invalid="ignore"):  # of a signalling NaN, refused later like any other
-        return values.astype(np.float64)
+        return np.require(values, np.float64, "W")  # those of a pickle are views of its bytes
 
 
 def _refuse(path: Path, bad: NDArray[np.bool_], what: str, values: FloatArray | None = None) -> None:

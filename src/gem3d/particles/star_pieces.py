@@ -1,8 +1,8 @@
 """Long STAR tables read a piece at a time.
 
 gemmi keeps 32 bytes and more of each value, which is 30 times the file where values are short, and a million
-particles have 30 million. So it is given the file without the rows of long tables, then those a megabyte at a time;
-what it finds is kept as text, a column together.
+particles have 30 million. So it is given the file without the rows of long tables, then those in pieces; what it
+finds is kept as text, a column together.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 18
 LARGEST_AT_ONCE_BYTES = 64 << 20
 """Files beyond it must have one row a line, as every program writes them."""
 _ENDS_TABLE = re.compile(rb"\s*(_|loop_|data_|save_|global_|stop_)", re.IGNORECASE)
