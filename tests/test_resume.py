@@ -278,6 +278,7 @@ def test_a_killed_run_goes_on_to_the_same_files(
     assert "go on with --resume" in refused(capsys, *arguments(made.star, out))
     message = refused(capsys, *arguments(made.star, out, "--resume", "--seed", "7"))
     assert "seed = 0, now it is 7" in message
+    (out / CHECKPOINTS / ".gem3d.another-machine.77.0.tmp").write_text("what the killed run leaves there")
     main(arguments(made.star, out, "--resume"))
     assert results_of(out) == results_of(finished)
     assert not (out / CHECKPOINTS).exists()

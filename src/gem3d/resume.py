@@ -107,13 +107,14 @@ class RunCheckpoints:
 
     def remove(self) -> None:
         """Remove what a stopped run has left, or what a finished one needs no more; no file of anyone else's."""
-        if (self.folder / RUN).exists():
-            with refusing(self.folder):
-                temporary = [path.name for path in self.folder.iterdir() if is_temporary(path)]
-            # The run's name last: without it nobody would know whose the others are.
-            run_directory.remove_results(self.folder, (*temporary, *run_directory.CHECKPOINT_FILES[::-1]))
-            with suppress(OSError):  # somebody else's files are in it
-                self.folder.rmdir()
+        with refusing(self.folder):
+            if not (self.folder / RUN).exists():
+                return
+            temporary = [path.name for path in self.folder.iterdir() if is_temporary(path)]
+        # The run's name last: without it nobody would know whose the others are.
+        run_directory.remove_results(self.folder, (*temporary, *run_directory.CHECKPOINT_FILES[::-1]))
+        with suppress(OSError):  # somebody else's files are in it
+            self.folder.rmdir()
 
     def _write_run(self, *, results: str) -> None:
         run_directory.write_json(self.folder / RUN, {**self._run, "threads": self._threads, RESULTS: results})

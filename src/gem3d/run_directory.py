@@ -71,9 +71,9 @@ def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     ------
     RunDirectoryError
     """
-    if out.exists() and not out.is_dir():
-        raise RunDirectoryError(f"{out}: is a file; give a folder with --out")
     with refusing(out):
+        if out.exists() and not out.is_dir():
+            raise RunDirectoryError(f"{out}: is a file; give a folder with --out")
         if overwrite or holds_nothing(out):
             return
         begun = is_begun(out)

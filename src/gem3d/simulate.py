@@ -274,7 +274,8 @@ def _warn_of_the_box(source: Structure | Map, box_size_px: int, pixel_size_A: fl
 
 
 def _check_folder(out: Path, outputs: tuple[Path, ...], overwrite: bool) -> None:
-    existing = [path.name for path in outputs if path.exists()]
+    with refusing(out):
+        existing = [path.name for path in outputs if path.exists()]
     if existing and not overwrite:
         raise RunDirectoryError(
             f"{out}: {', '.join(existing)} exist; choose another folder, or use --overwrite"
