@@ -110,14 +110,14 @@ def arm(at: list[Any], then: list[Any]) -> None:
         wrap("gem3d.run_log.RunLog.write", None, lambda log, line: name in line and count())
     elif kind == "write":
 
-        def half_written(path: Path) -> None:
-            if path.name.startswith(f".{name}."):
+        def half_written(path: Path, to: Path) -> None:
+            if to.name == name:
                 whole = path.read_bytes()
                 os.truncate(path, len(whole) // 2)
                 count()
                 path.write_bytes(whole)
 
-        wrap("gem3d.atomic._force_to_disk", half_written, None)
+        wrap("pathlib.Path.replace", half_written, None)
     elif kind == "written":
         wrap("pathlib.Path.replace", None, lambda path, to: Path(to).name == name and count())
     else:

@@ -138,7 +138,7 @@ def test_a_full_disk_does_not_end_the_work(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         checkpoint = Checkpoint(path)
-        with pytest.warns(Gem3dWarning, match="make room there.*The work goes on"):
+        with pytest.warns(Gem3dWarning, match="ulimit -f.*The work goes on"):
             checkpoint.save({"a": torch.ones(10_000)}, {})
         checkpoint.save({"a": torch.ones(10_000)}, {})  # told once
     finally:
@@ -278,6 +278,7 @@ def test_a_killed_run_goes_on_to_the_same_files(
     assert "go on with --resume" in refused(capsys, *arguments(made.star, out))
     message = refused(capsys, *arguments(made.star, out, "--resume", "--seed", "7"))
     assert "seed = 0, now it is 7" in message
+    (out / CHECKPOINTS / ".gem3d.another-machine.77.0.tmp").write_text("what the killed run leaves there")
     main(arguments(made.star, out, "--resume"))
     assert results_of(out) == results_of(finished)
     assert not (out / CHECKPOINTS).exists()

@@ -268,5 +268,5 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--angle-error -1"):
         run(tmp_path / "b", angle_error_deg=-1.0)
     (tmp_path / "file").touch()
-    with pytest.raises(RunDirectoryError, match="cannot be made"):
+    with pytest.raises(RunDirectoryError, match="cannot be written"):
         run(tmp_path / "file" / "b", n=2)

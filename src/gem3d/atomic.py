@@ -3,45 +3,92 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
-from collections.abc import Collection, Iterator
+import socket
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from gem3d.errors import Gem3dError, RunDirectoryError
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<process>\d+)\.tmp")
+UNTOUCHED_S = 86400.0
+"""A temporary file that may be another machine's is taken for left behind when it has not changed for so long."""
+
+# A name of its own, not one made of the file's: that may be as long as file systems allow.
+_TEMPORARY = re.compile(r"\.gem3d\.(?P<machine>[\w-]+)\.(?P<process>\d+)\.\d+\.tmp")
+_PROBE_BYTES = 1 << 16
+_counter = itertools.count()
+_in_use: set[str] = set()
+_ADVICE = {
+    errno.ENOSPC: "make room on the disk, or choose another place",
+    errno.EDQUOT: "your quota there is used up: make room, or choose another place",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another disk",
+    errno.EACCES: "ask for the permission to write there, or choose another place",
+    errno.EPERM: "ask for the permission to write there, or choose another place",
+    errno.EEXIST: "remove what is there, or choose another place",
+    errno.ENOENT: "make its folder, which has gone or never was there",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: "see whether the disk is in order",
+    errno.ESTALE: "see whether the file server is in order",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "end other programs: too many files are open on this machine",
+}
 
 
 @contextmanager
 def replacing(path: str | Path, error: type[Gem3dError] = RunDirectoryError) -> Iterator[Path]:
     """Yield a temporary name in the folder of `path`; the file written there takes its place at the end.
 
-    A reader sees the old file or the whole new one. When the block fails, the old file stays as it was.
+    A reader sees the old file or the whole new one. When the block fails, the old file stays as it was. Temporary
+    files that killed processes have left in the folder are removed.
 
     Parameters
     ----------
-    error: raised, with the path and the reason, where the file system refuses.
+    error: raised, with the path, the reason and what to do, where the file system refuses.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with refusing(path, error), _temporary(path.parent) as temporary:
         yield temporary
         _force_to_disk(temporary)
         temporary.replace(path)
-    except OSError as reason:
-        raise error(refusal(path, reason)) from reason
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
-def refusal(path: Path, reason: OSError) -> str:
-    """What to tell the user where `path` cannot be written."""
-    remedy = "make room there, or choose another place" if reason.errno in NO_ROOM else "choose another place"
-    return f"{path}: cannot be written ({reason.strerror or reason}); {remedy}"
+def check_writable(folder: Path) -> None:
+    """See that the folder takes files, and that there is some room on the disk.
+
+    Raises
+    ------
+    RunDirectoryError
+    """
+    with refusing(folder), _temporary(folder) as temporary:
+        temporary.write_bytes(bytes(_PROBE_BYTES))
+        _force_to_disk(temporary)
+
+
+@contextmanager
+def refusing(path: Path, error: type[Gem3dError] = RunDirectoryError) -> Iterator[None]:
+    """Name the file or folder, the reason and what to do where the file system refuses what is asked of it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as reason:
+        raise error(f"{path}: cannot be written ({why(reason)}); {advice(reason)}") from reason
+
+
+def why(reason: Exception) -> str:
+    """What the file system has to say, in its words."""
+    number = _errno(reason)
+    return os.strerror(number) if number else str(reason)
+
+
+def advice(reason: Exception) -> str:
+    """What the user can do about it."""
+    return _ADVICE.get(_errno(reason), "choose another place")
 
 
 def reserve(path: Path) -> None:
@@ -52,6 +99,34 @@ def reserve(path: Path) -> None:
     if hasattr(os, "posix_fallocate"):
         with path.open("rb+") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file's name is one that `replacing` gives until the file is whole."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of killed processes from a folder; those that may be of living ones stay."""
+    with suppress(OSError):  # nothing depends on it
+        for path in list(folder.iterdir()):
+            with suppress(OSError):
+                if _is_left_behind(path):
+                    path.unlink()
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A name in a folder that no other process gives; the file is gone at the end of the block."""
+    remove_leftovers(folder)
+    path = folder / f".gem3d.{_machine()}.{os.getpid()}.{next(_counter)}.tmp"
+    _in_use.add(path.name)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        _in_use.discard(path.name)
 
 
 def _force_to_disk(path: Path) -> None:
@@ -68,29 +143,42 @@ def _force_to_disk(path: Path) -> None:
                 raise
 
 
-def is_leftover(path: Path, names: Collection[str]) -> bool:
-    """Whether this is the temporary file of one of these names that a killed process has left.
+def _errno(reason: Exception) -> int:
+    """The system's number of an error, 0 where there is none; safetensors gives it in words only."""
+    if isinstance(reason, OSError):
+        return reason.errno or 0
+    found = re.search(r"\(os error (\d+)\)", str(reason))
+    return int(found[1]) if found else 0
 
-    A process of the same number may run by now: the file is then kept, unless the number is our own.
-    """
-    found = _LEFTOVER.fullmatch(path.name)
-    if found is None or found["name"] not in names:
+
+def _is_left_behind(path: Path) -> bool:
+    name = _TEMPORARY.fullmatch(path.name)
+    if name is None:
         return False
-    process = int(found["process"])
-    if process == os.getpid():
-        return True
+    if name["machine"] == _machine():
+        process = int(name["process"])
+        if process == os.getpid():  # an earlier one may have had the same number, as in a container
+            return path.name not in _in_use
+        if not _is_alive(process):
+            return True
+    return time.time() - path.stat().st_mtime > UNTOUCHED_S
+
+
+def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
-        return True
-    except OSError:
+        return False
+    except PermissionError:  # another user's
         pass
-    return False
+    return True
 
 
-def remove_leftovers(folder: Path, names: Collection[str]) -> None:
-    """Remove the temporary files of these names that killed processes have left."""
-    with suppress(OSError):  # nothing depends on it
-        for path in list(folder.iterdir()):
-            if is_leftover(path, names):
-                path.unlink(missing_ok=True)
+@cache
+def _machine() -> str:
+    """Where process numbers are this process's: the host and, on Linux, the namespace, which containers have."""
+    host = re.sub(r"[^\w-]", "-", socket.gethostname(), flags=re.ASCII)[:48]
+    try:
+        return f"{host}-{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return host

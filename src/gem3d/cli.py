@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import sys
 import traceback
-from contextlib import suppress
 from importlib.metadata import version
 
 import tyro
-from rich.console import Console
 
-from gem3d.atomic import NO_ROOM
+from gem3d.atomic import advice, why
 from gem3d.commands import COMMANDS
 from gem3d.errors import Gem3dError
+from gem3d.progress import error_console, flushing
 from gem3d.signals import Terminated, stopping_on_sigterm
 
 DESCRIPTION = """Cryo-EM maps made of Gaussians, from particle images with known poses.
@@ -25,7 +23,16 @@ Each command explains itself: `gem3d reconstruct --help`. Maps are MRC files, le
 
 
 # Reasons of the operating system that no input and no fault of ours can bring about.
-OF_THE_MACHINE = NO_ROOM | {errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,11 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
     Exits with 2 where the input or the machine is at fault, 1 where the program is, 130 on Ctrl-C, 143 on SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments == ["--version"]:
-        print(f"gem3d {version('gem3d')}")
-        return
     try:
-        with stopping_on_sigterm():
+        with stopping_on_sigterm(), flushing(sys.stdout):
+            if arguments == ["--version"]:
+                print(f"gem3d {version('gem3d')}")
+                return
             command = tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 args=arguments or ["--help"],
@@ -56,9 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt as error:
         _complain("gem3d: interrupted", error)
         sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has gone; Python must not try to write the rest to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone
         sys.exit(1)
     except Exception as error:
         if _is_out_of_memory(error):
@@ -67,10 +72,10 @@ def main(arguments: list[str] | None = None) -> None:
             )
             sys.exit(2)
         if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-            where = "" if error.filename is None else f"{error.filename}: "
-            _complain(f"gem3d: {where}{error.strerror}; put that right and run it again", error)
+            where = error.filename or "a file or standard output"
+            _complain(f"gem3d: {where}: cannot be used ({why(error)}); {advice(error)}", error)
             sys.exit(2)
-        traceback.print_exc()
+        _complain(traceback.format_exc())
         _complain(
             "gem3d: this is a fault of gem3d, not of your input. Please report it to its maintainers with the "
             "lines above, the command, and run.log from the output folder."
@@ -81,8 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _complain(message: str, error: BaseException | None = None) -> None:
     """Print a message, and what the error has to say of how to go on; as well as it can be printed."""
     lines = [message, *getattr(error, "__notes__", ())]
-    with suppress(OSError):
-        Console(stderr=True, highlight=False, soft_wrap=True).print("\n".join(lines), markup=False)
+    error_console().print("\n".join(lines), markup=False)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -6,7 +6,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from gem3d.atomic import replacing
+from gem3d.atomic import refusing, replacing
 from gem3d.errors import Gem3dWarning, ImageStackError, RunDirectoryError, warn
 from gem3d.input_settings import ParticleSettings
 from gem3d.particles import ImageSource, Particles, write_relion_star
@@ -38,7 +38,9 @@ def convert(
         raise RunDirectoryError(f"{out}: only STAR files are written; give a name that ends in .star")
     if out.resolve() == Path(particle_file).resolve():
         raise RunDirectoryError(f"{out}: is the file to be read; give another name")
-    if out.is_dir() or (out.exists() and not overwrite):
+    with refusing(out):
+        is_there = out.is_dir() or (out.exists() and not overwrite)
+    if is_there:
         raise RunDirectoryError(
             f"{out}: is there already; give another name, or replace a file with --overwrite"
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +27,64 @@ from gem3d.runtime import peak_memory_GB
 
 # A note goes to the log too, if the last one there is older than this.
 SECONDS_BETWEEN_NOTES = 20.0
+
+
+class _StandardError:
+    """Standard error for `rich`; a full disk or a closed pipe behind it costs the messages, not the run."""
+
+    @property
+    def _stream(self) -> TextIO:
+        # Not what `rich` puts in its place while a bar is shown, which would write here again.
+        stream: TextIO = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        return stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError), flushing(self._stream):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def error_console(*, quiet: bool = False) -> Console:
+    """A console on standard error, as the whole program has it."""
+    file = None if sys.stderr is None else cast(TextIO, _StandardError())
+    return Console(file=file, stderr=True, quiet=quiet, highlight=False, emoji=False, soft_wrap=True)
+
+
+@contextmanager
+def flushing(stream: TextIO | None) -> Iterator[None]:
+    """Write out at the end of the block what the stream holds.
+
+    Where that fails, this and all that follows goes nowhere: else Python would try again at its very end, and change
+    the exit code. What else ends the block comes before such a failure. A closed stream is None.
+    """
+    try:
+        yield
+    except SystemExit:
+        _write_out(stream)
+        raise
+    except BaseException:
+        with suppress(OSError):
+            _write_out(stream)
+        raise
+    _write_out(stream)
+
+
+def _write_out(stream: TextIO | None) -> None:
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # not every stream is a file's
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            stream.flush()
+        raise
 
 
 class Report(Protocol):
@@ -45,8 +105,8 @@ class Reporter:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self.log = RunLog()
+        self.console = error_console(quiet=quiet)
+        self.log = RunLog(self.warn)
         self.seconds: dict[str, float] = {}
         self.warnings: list[str] = []
 
@@ -80,8 +140,6 @@ class Reporter:
                 raise
             finally:
                 self.log.close()
-                if self.log.lost is not None:
-                    self.console.print(f"run.log is incomplete: {self.log.lost.strerror}", markup=False)
 
     @contextmanager
     def stage(self, name: str, unit: str = "") -> Iterator[Report]:

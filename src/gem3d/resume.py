@@ -15,6 +15,7 @@ import numpy as np
 
 import gem3d
 from gem3d import run_directory
+from gem3d.atomic import is_temporary, refusing
 from gem3d.errors import RunDirectoryError, SettingsError, warn
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.particles import Particles
@@ -77,7 +78,7 @@ class RunCheckpoints:
         """Say in the folder that there is a run; its checkpoints are those of the run that this one goes on with."""
         if not self.going_on:
             self.remove()
-            with run_directory.refusing(self.folder):
+            with refusing(self.folder):
                 self.folder.mkdir(exist_ok=True)
             self._write_run(results="of an earlier run, or none")
 
@@ -106,11 +107,14 @@ class RunCheckpoints:
 
     def remove(self) -> None:
         """Remove what a stopped run has left, or what a finished one needs no more; no file of anyone else's."""
-        if (self.folder / RUN).exists():
-            # The run's name last: without it nobody would know whose the others are.
-            run_directory.remove_results(self.folder, run_directory.CHECKPOINT_FILES[::-1])
-            with suppress(OSError):  # somebody else's files are in it
-                self.folder.rmdir()
+        with refusing(self.folder):
+            if not (self.folder / RUN).exists():
+                return
+            temporary = [path.name for path in self.folder.iterdir() if is_temporary(path)]
+        # The run's name last: without it nobody would know whose the others are.
+        run_directory.remove_results(self.folder, (*temporary, *run_directory.CHECKPOINT_FILES[::-1]))
+        with suppress(OSError):  # somebody else's files are in it
+            self.folder.rmdir()
 
     def _write_run(self, *, results: str) -> None:
         run_directory.write_json(self.folder / RUN, {**self._run, "threads": self._threads, RESULTS: results})

@@ -9,12 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gem3d.atomic import is_leftover, refusal, remove_leftovers, replacing
+from gem3d.atomic import check_writable, is_temporary, refusing, remove_leftovers, replacing
 from gem3d.errors import RunDirectoryError
 
 RUN_LOG = "run.log"
@@ -72,9 +71,9 @@ def check(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     ------
     RunDirectoryError
     """
-    if out.exists() and not out.is_dir():
-        raise RunDirectoryError(f"{out}: is a file; give a folder with --out")
     with refusing(out):
+        if out.exists() and not out.is_dir():
+            raise RunDirectoryError(f"{out}: is a file; give a folder with --out")
         if overwrite or holds_nothing(out):
             return
         begun = is_begun(out)
@@ -105,20 +104,11 @@ def holds_nothing(out: Path) -> bool:
     def counts_for_nothing(path: Path) -> bool:
         if path.name == CHECKPOINTS and path.is_dir():
             return is_begun(out) and all(
-                file.name == CHECKPOINT_RUN or is_leftover(file, CHECKPOINT_FILES) for file in path.iterdir()
+                file.name == CHECKPOINT_RUN or is_temporary(file) for file in path.iterdir()
             )
-        return path.name == RUN_LOG or is_leftover(path, ALL_RESULTS)
+        return path.name == RUN_LOG or is_temporary(path)
 
     return not out.is_dir() or all(map(counts_for_nothing, out.iterdir()))
-
-
-@contextmanager
-def refusing(path: Path) -> Iterator[None]:
-    """Name the folder where the file system refuses what is asked of it."""
-    try:
-        yield
-    except OSError as error:
-        raise RunDirectoryError(refusal(path, error)) from error
 
 
 def refuse_inputs(out: Path, *inputs: Path | str | None) -> None:
@@ -140,15 +130,16 @@ def prepare(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     """Make the output folder and see that it can be written.
 
     Nothing in it is touched but temporary files that killed runs have left.
+
+    Raises
+    ------
+    RunDirectoryError
     """
     check(out, overwrite=overwrite, resume=resume)
     with refusing(out):
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".gem3d.partial"
-        probe.touch()
-        probe.unlink()
-    remove_leftovers(out, ALL_RESULTS)
-    remove_leftovers(out / CHECKPOINTS, CHECKPOINT_FILES)
+    remove_leftovers(out / CHECKPOINTS)
+    check_writable(out)
 
 
 def remove_results(out: Path, names: Sequence[str] = ALL_RESULTS) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+# `timeout` and some batch systems send the signal twice: the second must not cut short the cleaning up after the
+# first. A later one counts again, as what it raises may be swallowed, such as in a destructor.
+DEAF_FOR_S = 5.0
 
 
 class Terminated(KeyboardInterrupt):
@@ -17,16 +22,22 @@ class Terminated(KeyboardInterrupt):
 def stopping_on_sigterm() -> Iterator[None]:
     """Raise `Terminated` in the block on SIGTERM, so that files under way are removed and the log tells of it.
 
-    Batch systems send it some seconds before they kill.
+    Batch systems send it some seconds before they kill. Where it is ignored by request, it stays ignored.
     """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated("stopped from outside (SIGTERM)")
-
-    if threading.current_thread() is not threading.main_thread():  # signals come to the main one only
+    before = signal.getsignal(signal.SIGTERM)
+    # Signals come to the main thread only.
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    last_s = -DEAF_FOR_S
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= DEAF_FOR_S:
+            last_s = time.monotonic()
+            raise Terminated("stopped from outside (SIGTERM)")
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d.atomic import remove_leftovers, replacing, reserve
+from gem3d.atomic import refusing, replacing, reserve
 from gem3d.errors import RunDirectoryError, SettingsError, warn
 from gem3d.maps import MAP_SUFFIXES, Map, read_map, write_map
 from gem3d.optics import contrast_transfer_function, ctf_coefficients
@@ -144,11 +144,8 @@ def simulate(
     model = forward_model(source, box_size_px, pixel_size_A)
     noise_sd = np.sqrt(_signal_variance(model, true_particles, envelope_bfactor_A2) / snr)
 
-    try:
+    with refusing(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunDirectoryError(f"{out}: cannot be made ({error.strerror}); choose another folder") from error
-    remove_leftovers(out, (stack.name, star.name, truth.name))
     with replacing(stack) as temporary:
         _write_stack(
             temporary, model, true_particles, envelope_bfactor_A2, float(noise_sd), noise_rng, progress
@@ -277,7 +274,8 @@ def _warn_of_the_box(source: Structure | Map, box_size_px: int, pixel_size_A: fl
 
 
 def _check_folder(out: Path, outputs: tuple[Path, ...], overwrite: bool) -> None:
-    existing = [path.name for path in outputs if path.exists()]
+    with refusing(out):
+        existing = [path.name for path in outputs if path.exists()]
     if existing and not overwrite:
         raise RunDirectoryError(
             f"{out}: {', '.join(existing)} exist; choose another folder, or use --overwrite"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from gem3d.assess import Crossing
+from gem3d.progress import error_console
 
 Row = tuple[str, str]
 """A name and what to say; without a name it goes on with the line above."""
@@ -71,7 +71,7 @@ def _print(out: Path, rows: Sequence[Row]) -> None:
     table.add_column()
     for name, value in rows:
         table.add_row(name, value, style="dim" if not name else None)
-    Console(stderr=True, highlight=False).print(table)
+    error_console().print(table, soft_wrap=False)
 
 
 def _resolution_rows(summary: dict[str, Any]) -> list[Row]:

@@ -142,12 +142,15 @@ class Render:
     overwrite: Overwrite = False
 
     def run(self) -> None:
+        from gem3d.atomic import refusing
         from gem3d.errors import RunDirectoryError
         from gem3d.maps import write_map
         from gem3d.progress import Reporter
         from gem3d.render import render
 
-        if self.out.exists() and not self.overwrite:
+        with refusing(self.out):
+            exists = self.out.exists()
+        if exists and not self.overwrite:
             raise RunDirectoryError(f"{self.out}: exists; choose another name, or use --overwrite")
         reporter = Reporter()
         with reporter.recording():
