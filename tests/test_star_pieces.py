@@ -62,6 +62,12 @@ def test_pieces_make_up_the_whole(n: int, newline: str, begins: bytes, tmp_path:
         assert found.text("rlnName")[-1] == f"name of {n - 1}"
 
 
+def test_a_piece_of_blank_lines_holds_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "p.star"
+    path.write_text(table(40) + "\n" * 300 + OPTICS)
+    assert values(path) == values_at_once(path)
+
+
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.sets(st.integers(0, 59)))
 def test_rows_of_a_column(rows: set[int], tmp_path: Path) -> None:

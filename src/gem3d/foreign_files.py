@@ -72,7 +72,8 @@ def is_spider(begins: bytes) -> bool:
     if len(begins) < 96:
         return False
     for order in "<>":
-        words = np.frombuffer(begins[:96], f"{order}f4").astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of a signalling NaN
+            words = np.frombuffer(begins[:96], f"{order}f4").astype(np.float64)
         n_slices, n_rows, form, n_columns, n_records, header_bytes, record_bytes = words[
             [0, 1, 4, 11, 12, 21, 22]
         ]

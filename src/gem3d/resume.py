@@ -86,7 +86,10 @@ class RunCheckpoints:
         """From here on there will be new results; those of an earlier run go."""
         if not self._results_are_ours:
             run_directory.remove_results(self.folder.parent)
-            self._write_run(results=OWN_RESULTS)
+            try:
+                self._write_run(results=OWN_RESULTS)
+            except RunDirectoryError as error:  # with --resume they would be made once more, no worse
+                warn(f"{error}. The work goes on")
             self._results_are_ours = True
 
     @contextmanager

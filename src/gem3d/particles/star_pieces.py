@@ -82,6 +82,8 @@ class LongTable:
         loop = _only_loop(self._header + b"".join(rows))
         if list(loop.tags) != self.columns:
             raise _IrregularError
+        if loop.length() == 0:  # comments and blank lines
+            return
         values = loop.values
         n = len(self.columns)
         for column, packed in enumerate(self.packed):
