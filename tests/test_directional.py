@@ -16,7 +16,7 @@ from gem3d.assess.shells import (
     shell_sizes,
 )
 from gem3d.assess.slice_correlation import slice_correlation
-from gem3d.assess.smoothing import local_linear_weights, pooled_number
+from gem3d.assess.smoothing import local_quadratic_weights, pooled_number
 from gem3d.assess.sphere import half_sphere
 from gem3d.errors import MapError
 
@@ -118,7 +118,7 @@ def test_curves_are_those_of_every_frequency_within_the_cone(box_size: int, cali
     amplitude = [np.sqrt(mean(i, i, whole)) for i in range(4)]
     share = np.square(mask).sum() ** 2 / (mask.size * (mask.astype(np.float64) ** 4).sum())
     n = np.bincount(shells.ravel())[: last + 1] / 2 * share * (1 - np.cos(np.deg2rad(30)))
-    kernel = local_linear_weights(n)
+    kernel = local_quadratic_weights(n)
     stderr = 1 / np.sqrt(2 * pooled_number(kernel, n))
     judged = slice(int(np.argmax(n >= 3)), None)
     errors = []

@@ -25,7 +25,7 @@ from gem3d.assess.claim import ResolutionClaim, claim_resolution
 from gem3d.assess.fsc import FSC_THRESHOLD
 from gem3d.assess.shells import Curve, FloatVolume, check_same_box, fourier_transform, ratio, shell_sums
 from gem3d.assess.significance import sphere_significance
-from gem3d.assess.smoothing import local_linear_weights, pooled_number
+from gem3d.assess.smoothing import local_quadratic_weights, pooled_number
 
 # Raw values where SE/F is below 4 %, smoothed ones above 10 %, a blend between.
 RAW_BELOW_RELATIVE_STDERR = 0.04
@@ -190,7 +190,7 @@ def _assess(
     raw = calibrated_value(cross12, cross21, fsc_linear)
     raw_stderr = calibrated_stderr(raw, fsc_linear, overfit1, overfit2, n)
 
-    kernel = local_linear_weights(n)
+    kernel = local_quadratic_weights(n)
     n_pooled = pooled_number(kernel, n)
     smooth12, smooth21, smooth_linear = kernel @ cross12, kernel @ cross21, kernel @ fsc_linear
     pooled = calibrated_value(smooth12, smooth21, smooth_linear)

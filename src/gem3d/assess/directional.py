@@ -11,7 +11,7 @@ from scipy.spatial import ConvexHull
 from gem3d.assess.cones import ConicalSums
 from gem3d.assess.fsc import FSC_THRESHOLD, resolution_at
 from gem3d.assess.shells import Curve, FloatVolume, check_same_box, fourier_transform, ratio
-from gem3d.assess.smoothing import local_linear_weights, pooled_number
+from gem3d.assess.smoothing import local_quadratic_weights, pooled_number
 from gem3d.assess.sphere import half_sphere
 
 N_DIRECTIONS = 500
@@ -96,7 +96,7 @@ def directional_fsc(
     of_all, of_cones = _mean_products(values, cones)
 
     n = _independent_values(cones, mask, half_angle_deg)
-    kernel = local_linear_weights(n)
+    kernel = local_quadratic_weights(n)
     null_stderr = 1 / np.sqrt(2 * pooled_number(kernel, n))
     curves = _correlation(of_cones, kernel, null_stderr)
     first = int(np.argmax(np.append(n >= FEWEST_VALUES, True)))

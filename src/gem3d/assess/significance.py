@@ -18,7 +18,7 @@ from gem3d.assess.shells import (
     hermitian_multiplicity,
     ratio,
 )
-from gem3d.assess.smoothing import local_linear_weights, pooled_number
+from gem3d.assess.smoothing import local_quadratic_weights, pooled_number
 from gem3d.assess.whitening import filtered, whitening_factor
 
 A_PRIORI_DIAMETER_BOXES = 0.9
@@ -63,7 +63,7 @@ def sphere_significance(
     norm = np.sqrt(power1 * power2)
     curve = ratio(cross, norm)
     n = effective_numbers(np.square(sphere), n_shells)
-    kernel = local_linear_weights(n)
+    kernel = local_quadratic_weights(n)
     z: Curve = (kernel @ curve) * np.sqrt(2 * pooled_number(kernel, n))
     return z
 
