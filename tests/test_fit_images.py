@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from gem3d.fit.gradient_table import GradientTable
 from gem3d.fit.image_loss import ImageLoss
 from gem3d.fit.images import ImageTraining
 from gem3d.fit.normal_equations import NormalEquations
-from gem3d.fit.observations import Observations, transform
+from gem3d.fit.observations import Observations
 from gem3d.fit.operator import NormalOperator
 from gem3d.fit.result import Fit
 from gem3d.fit.training_set import BATCH_SIZE, MOST_BLOCKS, TrainingSet, batch_sizes
@@ -49,7 +50,7 @@ class InMemory:
         return self.values.shape[-1]
 
     pixel_size_A = PIXEL_A
-    particles: Any = None
+    particles: Any = field(default_factory=lambda: SimpleNamespace(optics=()))
 
     @property
     def grid_index(self) -> np.ndarray:
@@ -119,7 +120,7 @@ def test_loss_and_gradient_are_those_of_the_plain_formula(box: int) -> None:
     noise = 1 + torch.rand((box - 1) // 2 + 1, generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([4, 0, 3])
     ours, exact = leaves(some_gaussians()), leaves(some_gaussians(), torch.float64)
-    transforms = transform(observations.images.values[rows.numpy()])  # type: ignore[attr-defined]
+    transforms = torch.fft.rfft2(torch.from_numpy(observations.images.values[rows.numpy()]))  # type: ignore[attr-defined]
     loss = ImageLoss(observations, noise[None], last).backward(ours, rows, transforms)
 
     images = project_reference(
@@ -151,7 +152,7 @@ def equations_of(observations: Observations, rows: np.ndarray, noise: torch.Tens
     box = observations.box_size_px
     equations = NormalEquations.zeros(box, PIXEL_A)
     weighted = weigh_slices(
-        transform(observations.images.values[rows]),  # type: ignore[attr-defined]
+        torch.fft.rfft2(torch.from_numpy(observations.images.values[rows])),  # type: ignore[attr-defined]
         observations.ctf_coefficients[rows],
         observations.shifts_px[rows],
         half_plane_weight(1 / noise),
@@ -174,7 +175,7 @@ def test_loss_is_that_of_the_normal_equations() -> None:
     of_images = ImageLoss(observations, noise[None], equations.radius).backward(
         leaves(gaussians),
         torch.arange(n),
-        transform(observations.images.values),  # type: ignore[attr-defined]
+        torch.fft.rfft2(torch.from_numpy(observations.images.values)),  # type: ignore[attr-defined]
     )
     assert float(of_images) == pytest.approx(of_equations, rel=0.005)
 

@@ -18,7 +18,7 @@ from gem3d.fit.descent import Shapes
 from gem3d.fit.image_loss import ImageLoss
 from gem3d.fit.methods import FromEquations, FromImages
 from gem3d.fit.normal_equations import NormalEquations
-from gem3d.fit.observations import Observations, transform
+from gem3d.fit.observations import Observations
 from gem3d.fit.operator import Grid, NormalOperator
 from gem3d.fit.start import Start, start_of_half
 from gem3d.fit.volume import fit_volume, grid_of, voxelize_on
@@ -103,7 +103,7 @@ def test_losses_of_images_by_shell(made: Simulation, last_shell: int) -> None:
     noise = 1 + torch.rand(16, generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([7, 0, 200])
     batch = next(observed.batches(rows.numpy(), 3))
-    transforms, gaussians = transform(batch.images), some_gaussians()
+    transforms, gaussians = observed.transform(batch.images, batch.rows), some_gaussians()
     loss = ImageLoss(observed, noise[None], last_shell)
     found, power = loss.by_shell(gaussians, rows, transforms)
     nothing = loss.by_shell(gaussians, rows, torch.zeros_like(transforms))
@@ -138,7 +138,7 @@ def test_the_equations_say_by_shell_what_the_images_say(made: Simulation) -> Non
     rows = np.flatnonzero((made.particles.half_set == 1) & ~is_held_out(np.arange(300), 0))
     loss = ImageLoss(observed, half.noise_power, half.training.radius)
     of_images = sum(
-        loss.by_shell(fitted, torch.from_numpy(batch.rows), transform(batch.images))[0]
+        loss.by_shell(fitted, torch.from_numpy(batch.rows), observed.transform(batch.images, batch.rows))[0]
         for batch in observed.batches(rows, 64)
     )
     grid = grid_of(half.training, begun.support_A)
@@ -156,7 +156,9 @@ def test_the_gain_is_that_of_the_likelihood_of_pixels(made: Simulation) -> None:
     rows = torch.arange(4)
     batch = next(observed.batches(rows.numpy(), 4))
     power = torch.full((16,), BOX * BOX * sd**2)
-    loss = ImageLoss(observed, power[None], last_shell).by_shell(gaussians, rows, transform(batch.images))
+    loss = ImageLoss(observed, power[None], last_shell).by_shell(
+        gaussians, rows, observed.transform(batch.images, batch.rows)
+    )
     gain = likelihood_gain(loss, loss, 4, 4, BOX)
     k = np.fft.fftfreq(BOX, 1 / BOX)
     shell = np.rint(np.hypot(k[:, None], k)).astype(int)

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gem3d.fit.observations import transform
 from gem3d.kernels.insert_slices import PADDING, half_plane_weight
 from gem3d.optics import ctf_coefficients, defocus_rates
 from gem3d.particles import Particles
@@ -63,7 +62,7 @@ class Case:
             * float(images.std())
             * torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
         )
-        self.transforms = transform(images.numpy())
+        self.transforms = torch.fft.rfft2(images)
         self.density = torch.from_numpy(model.truth())
         self.radius, self.rng = radius, rng
 

@@ -9,11 +9,13 @@ derivative is finite:
     df(k) k^2 = (dfU + dfV)/2 (kx^2 + ky^2) + (dfU - dfV)/2 ((kx^2 - ky^2) cos 2a + 2 kx ky sin 2a)
 
 Formulas: Rohou & Grigorieff 2015, J. Struct. Biol. 192:216; signs checked against RELION (white particles: the
-CTF is positive at k = 0).
+CTF is positive at k = 0). Antisymmetric aberrations, such as beam tilt and trefoil, turn the phase of an image's
+transform (Zivanov et al. 2020, IUCrJ 7:253); with known ones it is turned back, which leaves the noise what it was.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from gem3d.particles import Particles
 
 N_CTF_COEFFICIENTS = 7
+N_PHASE_COEFFICIENTS = 6
 
 
 def electron_wavelength_A(voltage_kV: float) -> float:
@@ -90,3 +93,18 @@ def contrast_transfer_function(
     s = kx * kx + ky * ky
     gamma = c[0] * kx * kx + c[1] * kx * ky + c[2] * ky * ky + c[3] * s * s + c[4]
     return -torch.sin(gamma) * c[6] * torch.exp(-c[5] * s)
+
+
+def antisymmetric_phase(
+    coefficients: Sequence[float], kx_per_A: torch.Tensor, ky_per_A: torch.Tensor
+) -> torch.Tensor:
+    """Phase in radians by which aberrations turn an image's transform at the given frequencies.
+
+    Parameters
+    ----------
+    coefficients: six, of kx, ky, kx^3, kx^2 ky, kx ky^2 and ky^3: `OpticsGroup.phase_coefficients`.
+    kx_per_A, ky_per_A: frequencies in 1/A, broadcastable to one another.
+    """
+    x, y, xxx, xxy, xyy, yyy = coefficients
+    kx, ky = kx_per_A, ky_per_A
+    return kx * (x + xxx * kx * kx + xyy * ky * ky) + ky * (y + yyy * ky * ky + xxy * kx * kx)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gem3d.atomic import refusing, replacing, reserve
 from gem3d.errors import RunDirectoryError, SettingsError, warn
 from gem3d.maps import MAP_SUFFIXES, Map, read_map, write_map
-from gem3d.optics import contrast_transfer_function, ctf_coefficients
+from gem3d.optics import antisymmetric_phase, contrast_transfer_function, ctf_coefficients
 from gem3d.particles import Particles, write_relion_star
 from gem3d.simulate_models import ForwardModel, GaussianModel, SliceModel, integer_frequencies
 from gem3d.simulate_particles import draw_particles, perturb_particles
@@ -186,6 +186,11 @@ def noise_free_images(
         torch.tensor(coefficients, dtype=torch.float32), kx[None].float(), ky[:, None].float()
     )
     transforms = model.transforms(particles.rotations, particles.shifts_A / pixel_size_A)
+    for index, group in enumerate(particles.optics):
+        if any(group.phase_coefficients):
+            phase = antisymmetric_phase(group.phase_coefficients, kx, ky[:, None])
+            mine = torch.from_numpy(particles.optics_index == index)
+            transforms[mine] *= torch.polar(torch.ones_like(phase), phase).to(transforms.dtype)
     images: torch.Tensor = torch.fft.irfft2(transforms * ctf, s=(size, size))
     return images
 

@@ -78,7 +78,7 @@ def draw_particles(
         optics = table.rows(rng.integers(len(table.defocus_A), size=n_particles))
     instruments, optics_index = np.unique(optics.instrument, axis=0, return_inverse=True)
     groups = tuple(
-        OpticsGroup(f"opticsGroup{i}", pixel_size_A, box_size_px, *(float(value) for value in row))
+        OpticsGroup(f"opticsGroup{i}", pixel_size_A, box_size_px, *map(float, row[:3]))
         for i, row in enumerate(instruments, start=1)
     )
     return Particles(

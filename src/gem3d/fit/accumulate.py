@@ -15,7 +15,7 @@ from gem3d.errors import ParticleFileError
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.noise import NoiseSpectrum, sample_rows
 from gem3d.fit.normal_equations import LinearMap, NormalEquations
-from gem3d.fit.observations import Observations, transform
+from gem3d.fit.observations import Observations
 from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, slice_shape, weigh_slices
 from gem3d.particles import ExcludedImages, file_order
 from gem3d.runtime import return_freed_memory
@@ -124,7 +124,7 @@ def accumulate(
         checkpoint.restore(state.restore)
         checkpoint.expect(sum(tensor.nbytes for tensor in state.tensors().values()))
     for batch in observations.batches(order[state.done :], BATCH_SIZE):
-        transforms = transform(batch.images)
+        transforms = observations.transform(batch.images, batch.rows)
         edges = np.searchsorted(member[batch.rows], (*members, max(members) + 1))
         for (slices, sample_weight), begin, end in zip(members.values(), edges[:-1], edges[1:], strict=True):
             rows = torch.from_numpy(batch.rows[begin:end])

@@ -21,7 +21,7 @@ from gem3d.assess.overfit import LikelihoodGain, likelihood_gain
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Descent, Shapes, StepSizes
 from gem3d.fit.image_loss import ImageLoss
-from gem3d.fit.observations import Observations, transform
+from gem3d.fit.observations import Observations
 from gem3d.fit.operator import NormalOperator
 from gem3d.fit.result import Fit, Progress, Round, Watch
 from gem3d.fit.stopping import BestSoFar
@@ -129,8 +129,11 @@ class ImageTraining:
 
     def backward(self, batch: ImageBatch) -> float:
         """Gather the gradient of some images' loss, and return the loss."""
-        rows, transforms = torch.from_numpy(batch.rows), transform(batch.images)
+        rows, transforms = self._transformed(batch)
         return float(self.loss.backward(self.state.descent.current, rows, transforms))
+
+    def _transformed(self, batch: ImageBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(batch.rows), self.observations.transform(batch.images, batch.rows)
 
     @property
     def gains_nothing(self) -> bool:
@@ -168,7 +171,7 @@ class ImageTraining:
         """Loss of some images in each shell, see `ImageLoss.by_shell`."""
         total = np.zeros((2, self.loss.last_shell + 1))
         for batch in self.observations.batches(rows, BATCH_SIZE):
-            total += self.loss.by_shell(gaussians, torch.from_numpy(batch.rows), transform(batch.images))
+            total += self.loss.by_shell(gaussians, *self._transformed(batch))
         return total
 
     def report(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d.optics import ctf_coefficients
+from gem3d.optics import antisymmetric_phase, ctf_coefficients
 from gem3d.particles import (
     ExcludedImages,
     ImageBatch,
@@ -19,6 +20,9 @@ from gem3d.particles import (
     Particles,
     measure_images,
 )
+
+MOST_KNOWN_FACTORS = 64
+"""Optics groups whose phase factors are kept; those of more, as of beam shifts, are made anew for each batch."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,49 @@ class Observations:
             assert batch.statistics is not None
             yield batch, batch.statistics
 
+    def transform(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> torch.Tensor:
+        """`(b, D, D // 2 + 1)` complex transforms of images, the phase origin at pixel (0, 0).
+
+        The phases that aberrations of the microscope gave them are turned back.
+
+        Parameters
+        ----------
+        images: `(b, D, D)`, of `batches`.
+        rows: `(b,)`, their particles.
+        """
+        transforms: torch.Tensor = torch.fft.rfft2(torch.from_numpy(images))
+        if not self._turned_groups:
+            return transforms
+        group_of_image = self.images.particles.optics_index[rows]
+        for group in self._turned_groups & set(np.unique(group_of_image).tolist()):
+            transforms[torch.from_numpy(group_of_image == group)] *= self._phase_factors(group)
+        return transforms
+
+    @cached_property
+    def _turned_groups(self) -> set[int]:
+        """Optics groups whose images are."""
+        groups = self.images.particles.optics
+        return {index for index, group in enumerate(groups) if any(group.phase_coefficients)}
+
+    def _phase_factors(self, group: int) -> torch.Tensor:
+        """`(D, D // 2 + 1)` complex factors that turn back the phases of a group's images."""
+        found = self._known_factors.get(group)
+        if found is None:
+            ky, kx = torch.fft.fftfreq(self.box_size_px), torch.fft.rfftfreq(self.box_size_px)
+            phase = antisymmetric_phase(
+                self.images.particles.optics[group].phase_coefficients,
+                kx.double() / self.pixel_size_A,
+                ky.double()[:, None] / self.pixel_size_A,
+            )
+            found = torch.polar(torch.ones_like(phase), -phase).to(torch.complex64)
+            if len(self._known_factors) < MOST_KNOWN_FACTORS:
+                self._known_factors[group] = found
+        return found
+
+    @cached_property
+    def _known_factors(self) -> dict[int, torch.Tensor]:
+        return {}
+
     def _measure(self, images: NDArray[np.float32], grid: ImageGrid) -> ImageStatistics:
         """Judge and normalise images as they were stored.
 
@@ -114,9 +161,3 @@ def _poses_and_ctfs(
         torch.from_numpy(np.ascontiguousarray(particles.rotations)),
         torch.from_numpy(particles.shifts_A / pixel_size_A),
     )
-
-
-def transform(images: NDArray[np.float32]) -> torch.Tensor:
-    """`(b, D, D // 2 + 1)` complex transforms of images, the phase origin at pixel (0, 0)."""
-    transforms: torch.Tensor = torch.fft.rfft2(torch.from_numpy(images))
-    return transforms

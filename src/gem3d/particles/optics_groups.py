@@ -19,13 +19,17 @@ NOT_MODELLED = (
 
 @dataclass(frozen=True)
 class OpticsColumns:
-    """The optics of each of `n` particles, `(n,)` each; box size 0 where the file does not give it."""
+    """The optics of each of `n` particles, `(n,)` each; box size 0 where the file does not give it.
+
+    `phase_coefficients` is `(n, 6)`, or None where no aberrations turn phases.
+    """
 
     pixel_size_A: NDArray[np.number[Any]]
     box_size_px: NDArray[np.number[Any]]
     voltage_kV: NDArray[np.number[Any]]
     spherical_aberration_mm: NDArray[np.number[Any]]
     amplitude_contrast: NDArray[np.number[Any]]
+    phase_coefficients: NDArray[np.float64] | None = None
 
     @classmethod
     def without_ctf(
@@ -47,12 +51,15 @@ def find_optics_groups(
     key: `(n,)`, the group that the file puts each particle in; its particles' own values may split it.
     names: from the rows at which each group first occurs to the groups' names.
     """
-    columns = vars(optics)
-    first, index = _distinct([key, *columns.values()])
+    columns = dict(vars(optics))
+    phases = columns.pop("phase_coefficients")
+    first, index = _distinct([key, *columns.values(), *([] if phases is None else phases.T)])
     groups = []
     for name, row in zip(names(first), first, strict=True):
         # By its text a float32 becomes the number that was meant: 2.7, not 2.700000048.
-        values = {field: float(str(column[row])) for field, column in columns.items()}
+        values: dict[str, Any] = {field: float(str(column[row])) for field, column in columns.items()}
+        if phases is not None:
+            values["phase_coefficients"] = tuple(phases[row].tolist())
         groups.append(OpticsGroup(name, box_size_px=int(values.pop("box_size_px")), **values))
     return tuple(groups), index.astype(np.int32)
 

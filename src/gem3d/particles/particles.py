@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class OpticsGroup:
-    """What the images of one optics group share."""
+    """What the images of one optics group share.
+
+    Attributes
+    ----------
+    phase_coefficients: of the phase that antisymmetric aberrations give, see `gem3d.optics.antisymmetric_phase`.
+    """
 
     name: str
     pixel_size_A: float
@@ -19,6 +24,7 @@ class OpticsGroup:
     voltage_kV: float
     spherical_aberration_mm: float
     amplitude_contrast: float
+    phase_coefficients: tuple[float, ...] = field(default=(0.0,) * 6, kw_only=True)
 
 
 @dataclass(frozen=True)

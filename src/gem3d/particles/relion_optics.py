@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from gem3d.errors import ParticleFileError
 from gem3d.particles.optics_groups import NOT_MODELLED, OpticsColumns, find_optics_groups, number_repeats
 from gem3d.particles.particles import OpticsGroup
+from gem3d.particles.relion_aberrations import of_beam_tilt, of_odd_zernike, zernike_coefficients
 from gem3d.particles.star_table import StarTable
 
 # Columns this version does not model, and the value at which they do nothing.
 _NUMERIC_EXTRAS = {
-    "rlnBeamTiltX": 0.0,
-    "rlnBeamTiltY": 0.0,
     "rlnMagMat00": 1.0,
     "rlnMagMat01": 0.0,
     "rlnMagMat10": 0.0,
@@ -22,7 +21,8 @@ _NUMERIC_EXTRAS = {
 }
 # Far beyond anything that is measured: with numbers within it no product of a few overflows.
 LARGEST = 1e12
-_LIST_EXTRAS = ("rlnOddZernike", "rlnEvenZernike")
+_BEAM_TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
+_ODD, _EVEN = "rlnOddZernike", "rlnEvenZernike"
 
 
 class JoinedOptics:
@@ -91,7 +91,9 @@ class JoinedOptics:
             )
             bad = (contrast < 0) | (contrast > 1)
             self._check("rlnAmplitudeContrast", bad, contrast, "a fraction of 0 to 1")
-            optics = OpticsColumns(pixel_size, box_size, voltage, cs, contrast)
+            optics = OpticsColumns(
+                pixel_size, box_size, voltage, cs, contrast, self._phase_coefficients(voltage, cs)
+            )
         else:
             optics = OpticsColumns.without_ctf(pixel_size, box_size)
         return find_optics_groups(self.optics_row, optics, self._names)
@@ -99,25 +101,47 @@ class JoinedOptics:
     def refuse_extras(self) -> None:
         """Raise if the file asks for optics that this version does not model."""
         used = np.unique(self.optics_row)
-        for column in (*_NUMERIC_EXTRAS, *_LIST_EXTRAS):
-            if column in self.particles:
-                table, rows = self.particles, None
-            elif self.optics is not None and column in self.optics:
-                table, rows = self.optics, used
-            else:
+        for column in (*_NUMERIC_EXTRAS, _ODD, _EVEN):
+            table = self._table_with(column)
+            if table is None:
                 continue
             if column in _NUMERIC_EXTRAS:
                 bad = np.abs(table.numbers(column) - _NUMERIC_EXTRAS[column]) > 1e-6
             else:
-                bad = np.array([not _all_zero(text) for text in table.text(column)])
-            if rows is not None:
-                bad &= np.isin(np.arange(len(table)), rows)
+                does_nothing = _all_zero if column == _EVEN else _is_modelled
+                bad = np.array([not does_nothing(text) for text in table.text(column)])
+            if table is self.optics:
+                bad &= np.isin(np.arange(len(table)), used)
             table.refuse(
                 column,
                 bad,
                 table.text(column) if bad.any() else [],
                 NOT_MODELLED,
             )
+
+    def _table_with(self, column: str) -> StarTable | None:
+        """The table whose values of a column count."""
+        return next((t for t in (self.particles, self.optics) if t is not None and column in t), None)
+
+    def _phase_coefficients(
+        self, voltage_kV: NDArray[np.float64], spherical_aberration_mm: NDArray[np.float64]
+    ) -> NDArray[np.float64] | None:
+        """`(n, 6)` of beam tilt and odd Zernike polynomials, as far as they are modelled; None without any."""
+        tilt = [self.values(column) for column in _BEAM_TILT]
+        phases = np.zeros((len(self.particles), 6))
+        if any(values is not None for values in tilt):
+            none = np.zeros(len(self.particles))
+            tilt_mrad = np.stack([none if values is None else values for values in tilt], axis=1)
+            phases += of_beam_tilt(tilt_mrad, voltage_kV, spherical_aberration_mm)
+        table = self._table_with(_ODD)
+        if table is not None:
+            found: dict[str, NDArray[np.float64]] = {}
+            for text in table.text(_ODD):
+                if text not in found:
+                    found[text] = of_odd_zernike(text)[0] if _is_modelled(text) else np.zeros(6)
+            of_rows = np.array([found[text] for text in table.text(_ODD)]).reshape(-1, 6)
+            phases += of_rows if table is self.particles else of_rows[self.optics_row]
+        return phases if phases.any() else None
 
     def _join(self, optics: StarTable) -> NDArray[np.int64]:
         if "rlnOpticsGroup" not in optics:
@@ -181,8 +205,14 @@ def missing_column(table: StarTable, column: str, what: str) -> ParticleFileErro
 
 def _all_zero(text: str) -> bool:
     """Whether a list such as `[0,0,0]` is empty or all zeros."""
-    entries = [entry for entry in text.strip("[]() ").replace(",", " ").split() if entry != "None"]
     try:
-        return all(float(entry) == 0 for entry in entries)
+        return not zernike_coefficients(text).any()
+    except ValueError:
+        return False
+
+
+def _is_modelled(text: str) -> bool:
+    try:
+        return of_odd_zernike(text)[1]
     except ValueError:
         return False

@@ -29,8 +29,8 @@ def read_relion_star(path: Path | str, *, ctf: bool = True, ignore_extras: bool 
     path: a particle STAR file of RELION 3.0 to 5.
     ctf: False (`--no-ctf`) for images without a CTF: the CTF columns are not needed and not read, and the
         optics returned have a CTF of 1 everywhere.
-    ignore_extras: True (`--ignore-optics-extras`) skips the check for beam tilt, higher aberrations,
-        magnification matrices and premultiplied images, none of which this version models.
+    ignore_extras: True (`--ignore-optics-extras`) skips the check for symmetric aberrations, antisymmetric ones
+        beyond the third degree, magnification matrices and premultiplied images, none of which this version models.
 
     Returns
     -------

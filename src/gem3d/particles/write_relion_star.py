@@ -14,6 +14,7 @@ from gem3d.errors import ParticleFileError
 from gem3d.particles.image_names import split_image_names
 from gem3d.particles.particles import Particles
 from gem3d.particles.poses import matrix_to_euler
+from gem3d.particles.relion_aberrations import to_odd_zernike
 from gem3d.particles.relion_optics import JoinedOptics
 from gem3d.particles.relion_star import CONTRAST_COLUMN, rotations_of, shifts_of
 from gem3d.particles.star_table import StarTable, find_tables, format_numbers, read_star, write_star_table
@@ -76,6 +77,8 @@ def _optics_columns(particles: Particles) -> _Columns:
     if all(group.box_size_px for group in groups):
         columns["rlnImageSize"] = [str(group.box_size_px) for group in groups]
     columns["rlnImageDimensionality"] = ["2"] * len(groups)
+    if any(any(group.phase_coefficients) for group in groups):
+        columns["rlnOddZernike"] = [to_odd_zernike(group.phase_coefficients) for group in groups]
     return columns
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d.fit.observations import Observations, transform
+from gem3d.fit.observations import Observations
 from gem3d.kernels.compare_slices import SliceComparison, compare_slices
 from gem3d.kernels.insert_slices import half_plane_weight
 from gem3d.optics import defocus_rates
@@ -107,7 +107,9 @@ class ImagesOfHalf:
                 rows = torch.from_numpy(batch.rows[mine])
                 yield ImagesInHand(
                     torch.from_numpy(self._place[batch.rows[mine]]),
-                    transform(batch.images if mine.all() else batch.images[mine]),
+                    self._observations.transform(
+                        batch.images if mine.all() else batch.images[mine], batch.rows[mine]
+                    ),
                     self._observations.ctf_coefficients[rows],
                     self._rates[rows],
                     self._volume,
