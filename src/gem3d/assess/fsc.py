@@ -11,9 +11,8 @@ from gem3d.assess.shells import (
     FloatVolume,
     check_same_box,
     fourier_transform,
-    shell_index,
+    shell_products,
     shell_resolution_A,
-    shell_sums,
 )
 
 FSC_THRESHOLD = 0.143
@@ -39,13 +38,10 @@ def fourier_shell_correlation(
     ------
     MapError: the maps are not cubic, alike and finite.
     """
-    box_size = check_same_box(a=a, b=b, mask=mask)
+    check_same_box(a=a, b=b, mask=mask)
     spectrum_a = fourier_transform(a if mask is None else a * mask)
     spectrum_b = fourier_transform(b if mask is None else b * mask)
-    shells = shell_index(box_size)
-    cross = shell_sums((spectrum_a * spectrum_b.conj()).real, box_size, shells)
-    power_a = shell_sums(np.abs(spectrum_a) ** 2, box_size, shells)
-    power_b = shell_sums(np.abs(spectrum_b) ** 2, box_size, shells)
+    cross, power_a, power_b = shell_products(spectrum_a, spectrum_b)
     norm = np.sqrt(power_a * power_b)
     curve = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
     return curve if last_shell is None else curve[: last_shell + 1]

@@ -25,9 +25,10 @@ from gem3d.assess.shells import (
     Curve,
     FloatVolume,
     check_same_box,
+    fourier_transform,
     ratio,
 )
-from gem3d.assess.whitening import filtered, whitening_factor
+from gem3d.assess.whitening import whitening_factor
 
 SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
 # Share of the variance of the whole window that is the window's own; the rest is the reach of the bands' power.
@@ -94,14 +95,12 @@ def local_curves(
     )
 
     b1, b2 = linear or (half1, half2)
-    factor = whitening_factor(b1 + b2, last_shell)
+    factor = torch.from_numpy(whitening_factor(fourier_transform(b1 + b2), last_shell))
     maps = [half1, half2, *(linear or ()), *(() if final_map is None else (final_map,))]
     weight = np.square(mask)
     weight_spectrum = spectrum_of(weight)
     window = Window.around(weight)
-    fields = BandFields(
-        [filtered(volume, factor) for volume in maps], window, bandwidth(weight_spectrum, box_size)
-    )
+    fields = BandFields(maps, window, bandwidth(weight_spectrum, box_size))
     step = window_A / pixel_size_A / STEPS_PER_WINDOW
     positions = (_points(*window.z, step), _points(*window.y, step), _points(*window.x, step))
     sums = _Sums(fields, weight_spectrum, window, positions, own_voxels)
@@ -118,10 +117,10 @@ def local_curves(
     found = np.zeros((len(centres), len(pairs), *inside.shape))
     for i, centre in enumerate(centres):
         last = float(centre) + BAND_CUTOFF_SIGMAS * sigma_shells
-        found[i] = sums.of_products(_band(float(centre), sigma_shells), last, pairs)
+        found[i] = sums.of_products(_band(float(centre), sigma_shells, factor), last, pairs)
         if progress is not None:
             progress(i + 1, len(centres))
-    first_band = _band(float(centres[0]), sigma_shells), first + BAND_CUTOFF_SIGMAS * sigma_shells
+    first_band = _band(first, sigma_shells, factor), first + BAND_CUTOFF_SIGMAS * sigma_shells
     cross, power1, power2 = sums.of_products(*first_band, [(l1, l2), (l1, l1), (l2, l2)])
     n = share * values_in_window(window_A, window_A, pixel_size_A)
     significance = ratio(cross, np.sqrt(np.maximum(power1 * power2, 0))) * np.sqrt(2 * n)
@@ -147,8 +146,12 @@ def local_curves(
     )
 
 
-def _band(centre: float, sigma_shells: float) -> Band:
-    return lambda radius: torch.exp((radius - centre) ** 2 / (-2 * sigma_shells**2)) * (radius > 0)
+def _band(centre: float, sigma_shells: float, whitening: torch.Tensor) -> Band:
+    def band(radius: torch.Tensor) -> torch.Tensor:
+        passed = torch.exp((radius - centre) ** 2 / (-2 * sigma_shells**2)) * (radius > 0)
+        return passed * whitening[radius.round().long()]
+
+    return band
 
 
 def _subtract_lower_bands(sums: NDArray[np.float64], centres: Curve, sigma_shells: float) -> None:

@@ -38,10 +38,10 @@ def filter_locally(
     window = Window.around(mask)
     fields = BandFields([volume], window, 0, full_grid=True)
     inside = torch.zeros([stop - start for start, stop in (window.z, window.y, window.x)])
+    weights = known_everywhere(curves.weight.astype(np.float64), curves)
     for i, centre in enumerate(centres):
-        weight = known_everywhere(curves.weight[i].astype(np.float64), curves)
         # The bands overlap, so that a ramp one band wide is a soft edge.
-        weight = np.clip(weight, 0, LARGEST_REGRESSION_WEIGHT) * np.clip(
+        weight = np.clip(weights[i], 0, LARGEST_REGRESSION_WEIGHT) * np.clip(
             (limit - centre) / spacing + 0.5, 0, 1
         )
         if not weight.any():
