@@ -94,13 +94,41 @@ class BandFields:
         self._spectra = torch.empty(n // 2 + 1, len(maps), n, n, dtype=torch.complex64)
         for i, volume in enumerate(maps):
             self._spectra[:, i] = spectrum_of(volume).permute(2, 1, 0)
-        self._grid: _Grid | None = None
 
     def grid_size(self, last: float) -> int:
         """Points a side that a band ending at `last` needs, see the top of this file."""
         needed = 2 * int(-(-last // 1)) + self._bandwidth + 1
         fast = int(next_fast_len(needed + needed % 2, real=True))
         return self.box_size if self._full_grid else min(fast, self.box_size)
+
+    def grid(self, size: int) -> BandGrid:
+        """The grid of `size` points a side, for the bands that need it; each thread needs its own."""
+        return BandGrid(self._spectra, self._window.on(size))
+
+    def by_grid(self, lasts: Sequence[float]) -> list[tuple[int, list[int]]]:
+        """Grid sizes, the largest first, each with the indices of the bands ending at `lasts` that need it."""
+        sizes = [self.grid_size(last) for last in lasts]
+        return [
+            (size, [i for i, needed in enumerate(sizes) if needed == size])
+            for size in sorted(set(sizes), reverse=True)
+        ]
+
+
+class BandGrid:
+    """Inverse transforms on one grid, and their memory: fresh memory for every band would cost as much as they do.
+
+    window: where the fields are computed.
+    box_size: points a side of the maps' own grid.
+    """
+
+    def __init__(self, spectra: torch.Tensor, window: Window) -> None:
+        self.window, self.box_size, self._spectra = window, spectra.shape[2], spectra
+        n, n_maps = window.size, spectra.shape[1]
+        n_z, n_y = window.z[1] - window.z[0], window.y[1] - window.y[0]
+        self._columns = max(1, GROUP_BYTES // (8 * n_maps * n * n))
+        self._filtered = torch.empty(self._columns * n_maps * n * n, dtype=torch.complex64)
+        self._turned = torch.zeros(self._columns, n_maps, n_z, n, dtype=torch.complex64)
+        self._lines = torch.zeros(n // 2 + 1, n_maps, n_z, n_y, dtype=torch.complex64)
 
     def planes(self, band: Band, last: float) -> Iterator[tuple[slice, torch.Tensor]]:
         """The band-passed maps, some planes z at a time.
@@ -112,35 +140,8 @@ class BandFields:
 
         Yields
         ------
-        planes, fields: which planes of the window of this grid (`window_of`), and `(n_maps, planes, y, x)` there.
+        planes, fields: which planes of the window, and `(n_maps, planes, y, x)` there.
         """
-        return self._grid_of(last).planes(band, last)
-
-    def window_of(self, last: float) -> Window:
-        """The window on the grid that a band ending at `last` uses."""
-        return self._grid_of(last).window
-
-    def _grid_of(self, last: float) -> _Grid:
-        size = self.grid_size(last)
-        if self._grid is None or self._grid.window.size != size:
-            self._grid = None  # its memory is needed for the next
-            self._grid = _Grid(self._spectra, self._window.on(size))
-        return self._grid
-
-
-class _Grid:
-    """Inverse transforms on one grid, and their memory: fresh memory for every band would cost as much as they do."""
-
-    def __init__(self, spectra: torch.Tensor, window: Window) -> None:
-        self.window, self._spectra = window, spectra
-        n, n_maps = window.size, spectra.shape[1]
-        n_z, n_y = window.z[1] - window.z[0], window.y[1] - window.y[0]
-        self._columns = max(1, GROUP_BYTES // (8 * n_maps * n * n))
-        self._filtered = torch.empty(self._columns * n_maps * n * n, dtype=torch.complex64)
-        self._turned = torch.zeros(self._columns, n_maps, n_z, n, dtype=torch.complex64)
-        self._lines = torch.zeros(n // 2 + 1, n_maps, n_z, n_y, dtype=torch.complex64)
-
-    def planes(self, band: Band, last: float) -> Iterator[tuple[slice, torch.Tensor]]:
         n, window = self.window.size, self.window
         n_maps = self._spectra.shape[1]
         z, y = slice(*window.z), slice(*window.y)

@@ -25,6 +25,7 @@ from gem3d.assess.band_fields import (
     spectrum_of,
 )
 from gem3d.assess.shells import Curve, FloatVolume, check_same_box
+from gem3d.threads import Steps, two_at_a_time
 
 BAND_SIGMA_SHELLS = 0.7
 BAND_CUTOFF_SHELLS = 3.0
@@ -72,21 +73,22 @@ def band_passed_products(
         maps, Window.around(weight), bandwidth(weight_spectrum, box_size), full_grid=full_grid
     )
     products = np.zeros((n_shells, len(maps), len(maps)))
-    sizes = [fields.grid_size(shell + BAND_CUTOFF_SHELLS) for shell in range(n_shells)]
-    work = np.cumsum(np.array(sizes, dtype=np.int64) ** 3)
-    on_grid, size = torch.empty(0), 0
-    for shell in range(n_shells):
-        if sizes[shell] != size:
-            size = sizes[shell]
-            window = fields.window_of(shell + BAND_CUTOFF_SHELLS)
-            on_grid = sampled(weight_spectrum, box_size, window).flatten(1)
-        for planes, values in fields.planes(shell_band(shell), shell + BAND_CUTOFF_SHELLS):
-            flat = values.flatten(2)
-            # One product a plane in float32, the planes summed in float64.
-            per_plane = torch.einsum("azr,bzr->zab", flat * on_grid[planes], flat)
-            products[shell] += per_plane.double().sum(0).numpy() / size**3
-        if progress is not None:
-            progress(int(work[shell]), int(work[-1]))
+    lasts = [shell + BAND_CUTOFF_SHELLS for shell in range(n_shells)]
+    steps = Steps(progress, sum(fields.grid_size(last) ** 3 for last in lasts))
+
+    def on_one_grid(size_and_shells: tuple[int, list[int]]) -> None:
+        size, shells = size_and_shells
+        grid = fields.grid(size)
+        on_grid = sampled(weight_spectrum, box_size, grid.window).flatten(1)
+        for shell in shells:
+            for planes, values in grid.planes(shell_band(shell), lasts[shell]):
+                flat = values.flatten(2)
+                # One product a plane in float32, the planes summed in float64.
+                per_plane = torch.einsum("azr,bzr->zab", flat * on_grid[planes], flat)
+                products[shell] += per_plane.double().sum(0).numpy() / size**3
+            steps.done(size**3)
+
+    two_at_a_time(on_one_grid, fields.by_grid(lasts))
     return BandProducts(products, effective_numbers(weight, n_shells))
 
 
