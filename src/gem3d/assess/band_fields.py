@@ -11,6 +11,7 @@ full grid. Bands too high for that use the full grid.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -196,20 +197,33 @@ def inverse_of(half_spectrum: torch.Tensor, size: int) -> torch.Tensor:
     return field
 
 
-def sampled(half_spectrum: torch.Tensor, box_size: int, window: Window) -> torch.Tensor:
-    """The volume of a half spectrum at the voxels of a window, which may be of a coarser grid."""
-    return inverse_of(crop(half_spectrum, box_size, window.size), window.size)[window.voxels].contiguous()
+def sampled(volume: FloatVolume, half_spectrum: torch.Tensor, window: Window) -> torch.Tensor:
+    """A volume, whose half spectrum is given, at the voxels of a window, which may be of a coarser grid."""
+    box_size, n = len(volume), window.size
+    if n == box_size:
+        return torch.from_numpy(np.ascontiguousarray(volume[window.voxels]))
+    z, y, x = window.voxels
+    # Of each axis only what is wanted goes on to the next.
+    along_z = torch.fft.ifft(crop(half_spectrum, box_size, n), dim=0, norm="forward")[z]
+    along_y = torch.fft.ifft(along_z, dim=1, norm="forward")[:, y]
+    along_x: torch.Tensor = torch.fft.irfft(along_y, n=n, dim=2, norm="forward")
+    return along_x[..., x].contiguous()
 
 
 def crop(half_spectrum: torch.Tensor, box_size: int, size: int) -> torch.Tensor:
-    """Half spectrum on a smaller grid: frequencies up to (size - 1) // 2, an even grid's Nyquist plane empty."""
+    """Half spectrum on a smaller grid: frequencies up to (size - 1) // 2, an even grid's Nyquist plane empty.
+
+    Parameters
+    ----------
+    size: points a side, 3 at least.
+    """
     if size == box_size:
         return half_spectrum
     m = (size - 1) // 2
-    rows = torch.cat([torch.arange(m + 1), torch.arange(box_size - m, box_size)])
-    target = torch.cat([torch.arange(m + 1), torch.arange(size - m, size)])
     cropped = half_spectrum.new_zeros(size, size, size // 2 + 1)
-    cropped[target[:, None], target, : m + 1] = half_spectrum[rows[:, None], rows, : m + 1]
+    ends = slice(m + 1), slice(-m, None)
+    for z, y in itertools.product(ends, ends):
+        cropped[z, y, : m + 1] = half_spectrum[z, y, : m + 1]
     return cropped
 
 

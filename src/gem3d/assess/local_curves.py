@@ -123,14 +123,14 @@ def local_curves(
     def on_one_grid(size_and_bands: tuple[int, list[int]]) -> None:
         size, of_grid = size_and_bands
         grid = fields.grid(size)
-        on_grid = sampled(weight_spectrum, box_size, grid.window)
+        on_grid = sampled(weight, weight_spectrum, grid.window)
         for i in of_grid:
             found[i] = points.products(grid, on_grid, bands[i], lasts[i], pairs)
             steps.done(size**3)
 
     two_at_a_time(on_one_grid, fields.by_grid(lasts))
     grid = fields.grid(fields.grid_size(lasts[0]))
-    on_grid = sampled(weight_spectrum, box_size, grid.window)
+    on_grid = sampled(weight, weight_spectrum, grid.window)
     cross, power1, power2 = points.products(grid, on_grid, bands[0], lasts[0], [(l1, l2), (l1, l1), (l2, l2)])
     n = share * values_in_window(window_A, window_A, pixel_size_A)
     significance = ratio(cross, np.sqrt(np.maximum(power1 * power2, 0))) * np.sqrt(2 * n)
