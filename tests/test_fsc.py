@@ -139,8 +139,8 @@ def test_correction_undoes_what_a_tight_mask_fakes():
     assert k_r == int(np.flatnonzero(curves.unmasked[1:] < 0.8)[0]) + 1
     beyond = slice(k_r + 2, None)
     assert np.array_equal(curves.corrected[: k_r + 2], curves.masked[: k_r + 2])
-    expected = (curves.masked - curves.randomised) / (1 - curves.randomised)
-    assert curves.corrected[beyond] == pytest.approx(expected[beyond])
+    masked, randomised = curves.masked[beyond], curves.randomised[beyond]
+    assert curves.corrected[beyond] == pytest.approx((masked - randomised) / (1 - randomised))
     assert curves.randomised[beyond].max() > 0.1
     assert np.abs(curves.corrected[beyond]).mean() < np.abs(curves.masked[beyond]).mean()
     assert np.array_equal(curves.corrected, mask_corrected_fsc(*halves, hard, 1.0).corrected)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from gem3d.threads import available_threads, in_shares, set_threads
+from gem3d.threads import Steps, available_threads, in_shares, set_threads, two_at_a_time
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +115,51 @@ def test_freshly_compiled_kernels_give_the_bits_of_cached_ones(tmp_path: Path) -
     )
     assert list(tmp_path.rglob("*.nbc")), "nothing was compiled"
     assert first == second
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_two_at_a_time_does_every_item_once(n_threads: int) -> None:
+    set_threads(n_threads)
+    done: list[int] = []
+    two_at_a_time(done.append, range(100))
+    assert sorted(done) == list(range(100))
+    assert torch.get_num_threads() == n_threads
+
+
+def test_two_at_a_time_are_two() -> None:
+    """Each waits for the other; kernels within do not wait for threads that are taken."""
+    set_threads(2)
+    together = threading.Barrier(2, timeout=20)
+    done: list[int] = []
+
+    def work(_: int) -> None:
+        together.wait()
+        in_shares(lambda begin, end: done.extend(range(begin, end)), 10)
+
+    two_at_a_time(work, range(2))
+    assert sorted(done) == sorted(2 * list(range(10)))
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_an_error_in_one_of_two_ends_the_work(n_threads: int) -> None:
+    set_threads(n_threads)
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        done.append(item)
+        raise ValueError(f"item {item}")
+
+    with pytest.raises(ValueError, match="item"):
+        two_at_a_time(work, range(100))
+    assert len(done) <= n_threads
+    assert torch.get_num_threads() == n_threads
+
+
+def test_steps_count_up_to_all_of_the_work() -> None:
+    set_threads(2)
+    said: list[tuple[int, int]] = []
+    steps = Steps(lambda done, total: said.append((done, total)), 45)
+    two_at_a_time(steps.done, range(10))
+    assert [total for _, total in said] == [45] * 10
+    assert [done for done, _ in said] == sorted(done for done, _ in said)
+    assert said[-1][0] == 45

@@ -15,8 +15,9 @@ from gem3d.assess.shells import (
     FloatVolume,
     fourier_transform,
     last_shell_with_power,
+    ratio,
+    shell_products,
     shell_sizes,
-    shell_sums,
 )
 from gem3d.assessment import Assessment, Reference, assess_half_maps
 from gem3d.assessment_files import describe_assessment, write_assessment
@@ -290,12 +291,12 @@ def _refuse_wrong_partners(
             )
     box_size = len(linear[0])
     g1, g2, b1, b2 = (fourier_transform(volume) for volume in (*half_maps, *linear))
-    power = [shell_sums(np.abs(spectrum) ** 2, box_size) for spectrum in (g1, g2, b1, b2)]
+    _, power1, power2 = shell_products(b1, b2)
+    difference = b1 - b2
     follows = np.zeros(box_size // 2 + 1)
-    for half, norm, own, other in ((g1, power[0], b1, b2), (g2, power[1], b2, b1)):
-        difference = shell_sums((half * (own - other).conj()).real, box_size)
-        scale = np.sqrt(norm * np.sqrt(power[2] * power[3]))
-        follows += np.divide(difference, scale, out=np.zeros_like(scale), where=scale > 0)
+    for half, sign in ((g1, 1), (g2, -1)):
+        product, power, _ = shell_products(half, difference)
+        follows += sign * ratio(product, np.sqrt(power * np.sqrt(power1 * power2)))
     # Each of the four correlations has the variance 1 / N of a shell of N Fourier pixels.
     n = shell_sizes(box_size)
     n[0] = 0

@@ -10,15 +10,18 @@ range out.
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 # Shares of a range for each thread: enough that none waits long for another, few enough that handing them out costs
 # nothing.
 SHARES_PER_THREAD = 8
+_HERE = threading.local()
+T = TypeVar("T")
 
 
 def available_threads() -> int:
@@ -73,23 +76,79 @@ def in_shares(kernel: Callable[..., None], n: int, *arguments: Any) -> None:
     kernel: releases Python's lock, and gives the same result however the range is cut.
     """
     n_shares = min(n, SHARES_PER_THREAD * _POOL.n_threads)
-    if _POOL.n_threads == 1 or n_shares < 2:
+    if _POOL.n_threads == 1 or n_shares < 2 or getattr(_HERE, "in_pair", False):
         if n > 0:
             kernel(0, n, *arguments)
         return
     edges = [n * share // n_shares for share in range(n_shares + 1)]
     todo = deque(pairwise(edges))
+    _POOL.run(lambda: _do_all(todo, lambda share: kernel(*share, *arguments)))
 
-    def work() -> None:
-        while True:
-            try:
-                share = todo.popleft()
-            except IndexError:
-                return
-            try:
-                kernel(*share, *arguments)
-            except BaseException:
-                todo.clear()
-                raise
 
-    _POOL.run(work)
+def two_at_a_time(work: Callable[[T], None], items: Iterable[T]) -> None:
+    """Call `work(item)` for every item, on two threads where there are so many, in the order given.
+
+    For work that is made of many small steps: torch would share out each of them, and wait at its end. Inside, torch
+    has half the threads and a kernel one. More than two at a time would need the more memory.
+
+    Parameters
+    ----------
+    work: gives the same result in whatever order the items are done.
+    """
+    import torch
+
+    todo, n_threads = deque(items), _POOL.n_threads
+    if n_threads == 1 or len(todo) < 2:
+        _do_all(todo, work)
+        return
+
+    def one_of_two() -> None:
+        _HERE.in_pair = True
+        try:
+            _do_all(todo, work)
+        finally:
+            _HERE.in_pair = False
+
+    torch.set_num_threads(n_threads // 2)
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="gem3d-pair") as executor:
+            other = executor.submit(one_of_two)
+            one_of_two()
+        other.result()
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+class Steps:
+    """Counts work that several threads do, and says how much of it is done.
+
+    Parameters
+    ----------
+    progress: called with (work done, work in all), by one thread at a time.
+    total: work in all.
+    """
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress, self._total = progress, total
+        self._done, self._lock = 0, threading.Lock()
+
+    def done(self, work: int) -> None:
+        """So much more of it."""
+        with self._lock:
+            self._done += work
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+
+
+def _do_all(todo: deque[T], work: Callable[[T], None]) -> None:
+    """Work off what is to be done, which others may do as well; where something fails, nothing more is begun."""
+    while True:
+        try:
+            item = todo.popleft()
+        except IndexError:
+            return
+        try:
+            work(item)
+        except BaseException:
+            todo.clear()
+            raise

@@ -11,6 +11,7 @@ full grid. Bands too high for that use the full grid.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -94,13 +95,41 @@ class BandFields:
         self._spectra = torch.empty(n // 2 + 1, len(maps), n, n, dtype=torch.complex64)
         for i, volume in enumerate(maps):
             self._spectra[:, i] = spectrum_of(volume).permute(2, 1, 0)
-        self._grid: _Grid | None = None
 
     def grid_size(self, last: float) -> int:
         """Points a side that a band ending at `last` needs, see the top of this file."""
         needed = 2 * int(-(-last // 1)) + self._bandwidth + 1
         fast = int(next_fast_len(needed + needed % 2, real=True))
         return self.box_size if self._full_grid else min(fast, self.box_size)
+
+    def grid(self, size: int) -> BandGrid:
+        """The grid of `size` points a side, for the bands that need it; each thread needs its own."""
+        return BandGrid(self._spectra, self._window.on(size))
+
+    def by_grid(self, lasts: Sequence[float]) -> list[tuple[int, list[int]]]:
+        """Grid sizes, the largest first, each with the indices of the bands ending at `lasts` that need it."""
+        sizes = [self.grid_size(last) for last in lasts]
+        return [
+            (size, [i for i, needed in enumerate(sizes) if needed == size])
+            for size in sorted(set(sizes), reverse=True)
+        ]
+
+
+class BandGrid:
+    """Inverse transforms on one grid, and their memory: fresh memory for every band would cost as much as they do.
+
+    window: where the fields are computed.
+    box_size: points a side of the maps' own grid.
+    """
+
+    def __init__(self, spectra: torch.Tensor, window: Window) -> None:
+        self.window, self.box_size, self._spectra = window, spectra.shape[2], spectra
+        n, n_maps = window.size, spectra.shape[1]
+        n_z, n_y = window.z[1] - window.z[0], window.y[1] - window.y[0]
+        self._columns = max(1, GROUP_BYTES // (8 * n_maps * n * n))
+        self._filtered = torch.empty(self._columns * n_maps * n * n, dtype=torch.complex64)
+        self._turned = torch.zeros(self._columns, n_maps, n_z, n, dtype=torch.complex64)
+        self._lines = torch.zeros(n // 2 + 1, n_maps, n_z, n_y, dtype=torch.complex64)
 
     def planes(self, band: Band, last: float) -> Iterator[tuple[slice, torch.Tensor]]:
         """The band-passed maps, some planes z at a time.
@@ -112,35 +141,8 @@ class BandFields:
 
         Yields
         ------
-        planes, fields: which planes of the window of this grid (`window_of`), and `(n_maps, planes, y, x)` there.
+        planes, fields: which planes of the window, and `(n_maps, planes, y, x)` there.
         """
-        return self._grid_of(last).planes(band, last)
-
-    def window_of(self, last: float) -> Window:
-        """The window on the grid that a band ending at `last` uses."""
-        return self._grid_of(last).window
-
-    def _grid_of(self, last: float) -> _Grid:
-        size = self.grid_size(last)
-        if self._grid is None or self._grid.window.size != size:
-            self._grid = None  # its memory is needed for the next
-            self._grid = _Grid(self._spectra, self._window.on(size))
-        return self._grid
-
-
-class _Grid:
-    """Inverse transforms on one grid, and their memory: fresh memory for every band would cost as much as they do."""
-
-    def __init__(self, spectra: torch.Tensor, window: Window) -> None:
-        self.window, self._spectra = window, spectra
-        n, n_maps = window.size, spectra.shape[1]
-        n_z, n_y = window.z[1] - window.z[0], window.y[1] - window.y[0]
-        self._columns = max(1, GROUP_BYTES // (8 * n_maps * n * n))
-        self._filtered = torch.empty(self._columns * n_maps * n * n, dtype=torch.complex64)
-        self._turned = torch.zeros(self._columns, n_maps, n_z, n, dtype=torch.complex64)
-        self._lines = torch.zeros(n // 2 + 1, n_maps, n_z, n_y, dtype=torch.complex64)
-
-    def planes(self, band: Band, last: float) -> Iterator[tuple[slice, torch.Tensor]]:
         n, window = self.window.size, self.window
         n_maps = self._spectra.shape[1]
         z, y = slice(*window.z), slice(*window.y)
@@ -195,20 +197,33 @@ def inverse_of(half_spectrum: torch.Tensor, size: int) -> torch.Tensor:
     return field
 
 
-def sampled(half_spectrum: torch.Tensor, box_size: int, window: Window) -> torch.Tensor:
-    """The volume of a half spectrum at the voxels of a window, which may be of a coarser grid."""
-    return inverse_of(crop(half_spectrum, box_size, window.size), window.size)[window.voxels].contiguous()
+def sampled(volume: FloatVolume, half_spectrum: torch.Tensor, window: Window) -> torch.Tensor:
+    """A volume, whose half spectrum is given, at the voxels of a window, which may be of a coarser grid."""
+    box_size, n = len(volume), window.size
+    if n == box_size:
+        return torch.from_numpy(np.ascontiguousarray(volume[window.voxels]))
+    z, y, x = window.voxels
+    # Of each axis only what is wanted goes on to the next.
+    along_z = torch.fft.ifft(crop(half_spectrum, box_size, n), dim=0, norm="forward")[z]
+    along_y = torch.fft.ifft(along_z, dim=1, norm="forward")[:, y]
+    along_x: torch.Tensor = torch.fft.irfft(along_y, n=n, dim=2, norm="forward")
+    return along_x[..., x].contiguous()
 
 
 def crop(half_spectrum: torch.Tensor, box_size: int, size: int) -> torch.Tensor:
-    """Half spectrum on a smaller grid: frequencies up to (size - 1) // 2, an even grid's Nyquist plane empty."""
+    """Half spectrum on a smaller grid: frequencies up to (size - 1) // 2, an even grid's Nyquist plane empty.
+
+    Parameters
+    ----------
+    size: points a side, 3 at least.
+    """
     if size == box_size:
         return half_spectrum
     m = (size - 1) // 2
-    rows = torch.cat([torch.arange(m + 1), torch.arange(box_size - m, box_size)])
-    target = torch.cat([torch.arange(m + 1), torch.arange(size - m, size)])
     cropped = half_spectrum.new_zeros(size, size, size // 2 + 1)
-    cropped[target[:, None], target, : m + 1] = half_spectrum[rows[:, None], rows, : m + 1]
+    ends = slice(m + 1), slice(-m, None)
+    for z, y in itertools.product(ends, ends):
+        cropped[z, y, : m + 1] = half_spectrum[z, y, : m + 1]
     return cropped
 
 

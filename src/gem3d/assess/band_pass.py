@@ -25,6 +25,7 @@ from gem3d.assess.band_fields import (
     spectrum_of,
 )
 from gem3d.assess.shells import Curve, FloatVolume, check_same_box
+from gem3d.threads import Steps, two_at_a_time
 
 BAND_SIGMA_SHELLS = 0.7
 BAND_CUTOFF_SHELLS = 3.0
@@ -72,21 +73,22 @@ def band_passed_products(
         maps, Window.around(weight), bandwidth(weight_spectrum, box_size), full_grid=full_grid
     )
     products = np.zeros((n_shells, len(maps), len(maps)))
-    sizes = [fields.grid_size(shell + BAND_CUTOFF_SHELLS) for shell in range(n_shells)]
-    work = np.cumsum(np.array(sizes, dtype=np.int64) ** 3)
-    on_grid, size = torch.empty(0), 0
-    for shell in range(n_shells):
-        if sizes[shell] != size:
-            size = sizes[shell]
-            window = fields.window_of(shell + BAND_CUTOFF_SHELLS)
-            on_grid = sampled(weight_spectrum, box_size, window).flatten(1)
-        for planes, values in fields.planes(shell_band(shell), shell + BAND_CUTOFF_SHELLS):
-            flat = values.flatten(2)
-            # One product a plane in float32, the planes summed in float64.
-            per_plane = torch.einsum("azr,bzr->zab", flat * on_grid[planes], flat)
-            products[shell] += per_plane.double().sum(0).numpy() / size**3
-        if progress is not None:
-            progress(int(work[shell]), int(work[-1]))
+    lasts = [shell + BAND_CUTOFF_SHELLS for shell in range(n_shells)]
+    steps = Steps(progress, sum(fields.grid_size(last) ** 3 for last in lasts))
+
+    def on_one_grid(size_and_shells: tuple[int, list[int]]) -> None:
+        size, shells = size_and_shells
+        grid = fields.grid(size)
+        on_grid = sampled(weight, weight_spectrum, grid.window).flatten(1)
+        for shell in shells:
+            for planes, values in grid.planes(shell_band(shell), lasts[shell]):
+                flat = values.flatten(2)
+                # One product a plane in float32, the planes summed in float64.
+                per_plane = torch.einsum("azr,bzr->zab", flat * on_grid[planes], flat)
+                products[shell] += per_plane.double().sum(0).numpy() / size**3
+            steps.done(size**3)
+
+    two_at_a_time(on_one_grid, fields.by_grid(lasts))
     return BandProducts(products, effective_numbers(weight, n_shells))
 
 
@@ -151,15 +153,24 @@ def effective_numbers(weight: FloatVolume, n_shells: int) -> Curve:
     squared = lag[:, None] ** 2 + lag**2
     n_bins = int(np.sqrt(3) * size / 2 / RADIAL_STEP_VOXELS) + 2
     sums = torch.zeros(n_bins, dtype=torch.float64)
-    for plane, z in zip(autocorrelation, lag, strict=True):
+    # It is the same at r and -r: a plane z stands for -z as well.
+    for z in range(size // 2 + 1):
         bins = ((squared + z**2).sqrt() / RADIAL_STEP_VOXELS).round().long().flatten()
-        sums += torch.bincount(bins, weights=plane.flatten().double(), minlength=n_bins)
+        in_plane = torch.bincount(bins, weights=autocorrelation[z].flatten().double(), minlength=n_bins)
+        sums += in_plane if 2 * z % size == 0 else 2 * in_plane
     r = np.arange(n_bins) * RADIAL_STEP_VOXELS / size  # in boxes
     offset = torch.linspace(-BAND_CUTOFF_SHELLS, BAND_CUTOFF_SHELLS, 120, dtype=torch.float64)
+    band = (shell_band(EXACT_SHELLS)(EXACT_SHELLS + offset) ** 2).numpy()
+    # p(r) is the mean over q = k + d of sin(2 pi q r) / (2 pi q r) under h^2 q^2. Bands are alike for all shells k,
+    # so the sum of sin(2 pi (k + d) r) h^2 (k + d) is made of a few sums over d, odd ones of which vanish.
+    phase = 2 * np.pi * np.outer(r, offset.numpy())
+    even, odd = np.cos(phase) @ band, np.sin(phase) @ (band * offset.numpy())
+    second = float(band @ offset.numpy() ** 2)
     for shell in range(EXACT_SHELLS, n_shells):
-        q = shell + offset
-        power = (shell_band(shell)(q) ** 2 * q**2).numpy()
-        p = np.sinc(2 * np.outer(r, q)) @ power / power.sum()
+        at = 2 * np.pi * r[1:] * shell
+        p = np.ones(n_bins)
+        p[1:] = (np.sin(at) * shell * even[1:] + np.cos(at) * odd[1:]) / (2 * np.pi * r[1:])
+        p[1:] /= shell**2 * band.sum() + second
         numbers[shell] = 1 / float(sums.numpy() @ p**2)
     numbers[EXACT_SHELLS:] *= size**3 * float(spectrum[0, 0, 0].real) ** 2 / 2
     return numbers

@@ -23,7 +23,7 @@ from gem3d.assess.band_pass import BandProducts, band_passed_products
 from gem3d.assess.calibrated_value import calibrated_stderr, calibrated_value
 from gem3d.assess.claim import ResolutionClaim, claim_resolution
 from gem3d.assess.fsc import FSC_THRESHOLD
-from gem3d.assess.shells import Curve, FloatVolume, check_same_box, fourier_transform, ratio, shell_sums
+from gem3d.assess.shells import Curve, FloatVolume, check_same_box, fourier_transform, ratio, shell_products
 from gem3d.assess.significance import sphere_significance
 from gem3d.assess.smoothing import local_quadratic_weights, pooled_number
 
@@ -258,11 +258,8 @@ def _assess(
 
 def _norms(volume: FloatVolume, other: FloatVolume, mask: FloatVolume, n_shells: int) -> Curve:
     """|volume| / |other| in every shell, for two maps so alike that the mask may come before the shells are taken."""
-    power, other_power = (
-        shell_sums(np.abs(fourier_transform(each * mask)) ** 2, len(mask))[:n_shells]
-        for each in (volume, other)
-    )
-    return np.sqrt(ratio(power, other_power))
+    _, power, other_power = shell_products(*(fourier_transform(each * mask) for each in (volume, other)))
+    return np.sqrt(ratio(power, other_power))[:n_shells]
 
 
 def _valid_range(z_mask: Curve, z_sphere: Curve, n_pooled: Curve) -> tuple[int | None, int | None]:

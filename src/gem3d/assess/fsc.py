@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gem3d.assess.shells import (
     Curve,
     FloatVolume,
     check_same_box,
     fourier_transform,
-    shell_index,
+    ratio,
+    shell_products,
     shell_resolution_A,
-    shell_sums,
 )
 
 FSC_THRESHOLD = 0.143
@@ -39,15 +40,17 @@ def fourier_shell_correlation(
     ------
     MapError: the maps are not cubic, alike and finite.
     """
-    box_size = check_same_box(a=a, b=b, mask=mask)
-    spectrum_a = fourier_transform(a if mask is None else a * mask)
-    spectrum_b = fourier_transform(b if mask is None else b * mask)
-    shells = shell_index(box_size)
-    cross = shell_sums((spectrum_a * spectrum_b.conj()).real, box_size, shells)
-    power_a = shell_sums(np.abs(spectrum_a) ** 2, box_size, shells)
-    power_b = shell_sums(np.abs(spectrum_b) ** 2, box_size, shells)
-    norm = np.sqrt(power_a * power_b)
-    curve = np.divide(cross, norm, out=np.zeros_like(cross), where=norm > 0)
+    check_same_box(a=a, b=b, mask=mask)
+    spectra = (fourier_transform(volume if mask is None else volume * mask) for volume in (a, b))
+    return fsc_of_spectra(*spectra, last_shell=last_shell)
+
+
+def fsc_of_spectra(
+    a: NDArray[np.complex64], b: NDArray[np.complex64], *, last_shell: int | None = None
+) -> Curve:
+    """FSC of two maps whose half spectra `(D, D, D//2 + 1)` are given, see `fourier_shell_correlation`."""
+    cross, power_a, power_b = shell_products(a, b)
+    curve = ratio(cross, np.sqrt(power_a * power_b))
     return curve if last_shell is None else curve[: last_shell + 1]
 
 

@@ -20,14 +20,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d.assess.band_fields import Band, BandFields, Window, bandwidth, sampled, spectrum_of
+from gem3d.assess.band_fields import Band, BandFields, BandGrid, Window, bandwidth, sampled, spectrum_of
 from gem3d.assess.shells import (
     Curve,
     FloatVolume,
     check_same_box,
+    fourier_transform,
     ratio,
 )
-from gem3d.assess.whitening import filtered, whitening_factor
+from gem3d.assess.whitening import whitening_factor
+from gem3d.threads import Steps, two_at_a_time
 
 SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
 # Share of the variance of the whole window that is the window's own; the rest is the reach of the bands' power.
@@ -94,20 +96,18 @@ def local_curves(
     )
 
     b1, b2 = linear or (half1, half2)
-    factor = whitening_factor(b1 + b2, last_shell)
+    factor = torch.from_numpy(whitening_factor(fourier_transform(b1 + b2), last_shell))
     maps = [half1, half2, *(linear or ()), *(() if final_map is None else (final_map,))]
     weight = np.square(mask)
     weight_spectrum = spectrum_of(weight)
     window = Window.around(weight)
-    fields = BandFields(
-        [filtered(volume, factor) for volume in maps], window, bandwidth(weight_spectrum, box_size)
-    )
+    fields = BandFields(maps, window, bandwidth(weight_spectrum, box_size))
     step = window_A / pixel_size_A / STEPS_PER_WINDOW
     positions = (_points(*window.z, step), _points(*window.y, step), _points(*window.x, step))
-    sums = _Sums(fields, weight_spectrum, window, positions, own_voxels)
+    points = _Points(positions, own_voxels)
     # What counts is the number of independent values, (sum W)^2 / sum W^2 of that of a whole Gaussian.
-    inside = sums.of(weight, own_voxels)
-    squared = sums.of(np.square(weight), own_voxels / np.sqrt(2))
+    inside = points.means(weight, window)
+    squared = _Points(positions, own_voxels / np.sqrt(2)).means(np.square(weight), window)
     share = np.divide(inside**2, squared, out=np.zeros_like(inside), where=squared > 1e-6)
 
     g1, g2 = 0, 1
@@ -116,13 +116,22 @@ def local_curves(
     if final_map is not None:
         pairs.append((len(maps) - 1, len(maps) - 1))
     found = np.zeros((len(centres), len(pairs), *inside.shape))
-    for i, centre in enumerate(centres):
-        last = float(centre) + BAND_CUTOFF_SIGMAS * sigma_shells
-        found[i] = sums.of_products(_band(float(centre), sigma_shells), last, pairs)
-        if progress is not None:
-            progress(i + 1, len(centres))
-    first_band = _band(float(centres[0]), sigma_shells), first + BAND_CUTOFF_SIGMAS * sigma_shells
-    cross, power1, power2 = sums.of_products(*first_band, [(l1, l2), (l1, l1), (l2, l2)])
+    bands = [_band(float(centre), sigma_shells, factor) for centre in centres]
+    lasts = [float(centre) + BAND_CUTOFF_SIGMAS * sigma_shells for centre in centres]
+    steps = Steps(progress, sum(fields.grid_size(last) ** 3 for last in lasts))
+
+    def on_one_grid(size_and_bands: tuple[int, list[int]]) -> None:
+        size, of_grid = size_and_bands
+        grid = fields.grid(size)
+        on_grid = sampled(weight, weight_spectrum, grid.window)
+        for i in of_grid:
+            found[i] = points.products(grid, on_grid, bands[i], lasts[i], pairs)
+            steps.done(size**3)
+
+    two_at_a_time(on_one_grid, fields.by_grid(lasts))
+    grid = fields.grid(fields.grid_size(lasts[0]))
+    on_grid = sampled(weight, weight_spectrum, grid.window)
+    cross, power1, power2 = points.products(grid, on_grid, bands[0], lasts[0], [(l1, l2), (l1, l1), (l2, l2)])
     n = share * values_in_window(window_A, window_A, pixel_size_A)
     significance = ratio(cross, np.sqrt(np.maximum(power1 * power2, 0))) * np.sqrt(2 * n)
 
@@ -147,8 +156,12 @@ def local_curves(
     )
 
 
-def _band(centre: float, sigma_shells: float) -> Band:
-    return lambda radius: torch.exp((radius - centre) ** 2 / (-2 * sigma_shells**2)) * (radius > 0)
+def _band(centre: float, sigma_shells: float, whitening: torch.Tensor) -> Band:
+    def band(radius: torch.Tensor) -> torch.Tensor:
+        passed = torch.exp((radius - centre) ** 2 / (-2 * sigma_shells**2)) * (radius > 0)
+        return passed * whitening[radius.round().long()]
+
+    return band
 
 
 def _subtract_lower_bands(sums: NDArray[np.float64], centres: Curve, sigma_shells: float) -> None:
@@ -174,53 +187,46 @@ def _subtract_lower_bands(sums: NDArray[np.float64], centres: Curve, sigma_shell
         sums[i] = (sums[i] - below) / seen[i, i:].sum()
 
 
-class _Sums:
-    """Sums of volumes, under the mask's weight, over the Gaussian window of every point."""
+class _Points:
+    """Sums over the Gaussian window of every point.
 
-    def __init__(
-        self,
-        fields: BandFields,
-        weight_spectrum: torch.Tensor,
-        window: Window,
-        positions: tuple[Curve, Curve, Curve],
-        sigma_voxels: float,
-    ) -> None:
-        self._fields, self._positions, self._sigma = fields, positions, sigma_voxels
-        self._weight_spectrum, self._window = weight_spectrum, window
-        self._box_size = window.size
-        self._size = 0
+    Parameters
+    ----------
+    positions: voxel coordinates of the points along z, y, x.
+    sigma_voxels: standard deviation of the windows.
+    """
 
-    def of(self, volume: FloatVolume, sigma_voxels: float) -> NDArray[np.float64]:
-        """Weighted means of one volume, given on the map's grid."""
-        values = torch.from_numpy(volume[self._window.voxels])
-        to_z, to_y, to_x = self._windows(self._window, sigma_voxels)
+    def __init__(self, positions: tuple[Curve, Curve, Curve], sigma_voxels: float) -> None:
+        self._positions, self._sigma = positions, sigma_voxels
+
+    def means(self, volume: FloatVolume, window: Window) -> NDArray[np.float64]:
+        """Weighted means of a volume, given on the map's grid, that is 0 outside of a part of it."""
+        values = torch.from_numpy(volume[window.voxels])
+        to_z, to_y, to_x = self._windows(window, window.size)
         return torch.einsum("Zz,zYX->ZYX", to_z, to_y @ (values @ to_x.T)).double().numpy()
 
-    def of_products(self, band: Band, last: float, pairs: list[tuple[int, int]]) -> NDArray[np.float64]:
-        """Sums of products of pairs of band-passed maps, `(pairs, z, y, x)`."""
-        window = self._fields.window_of(last)
-        if window.size != self._size:
-            self._size = window.size
-            self._weight = sampled(self._weight_spectrum, self._box_size, window)
-            self._matrices = self._windows(window, self._sigma)
-        to_z, to_y, to_x = self._matrices
+    def products(
+        self, grid: BandGrid, weight: torch.Tensor, band: Band, last: float, pairs: list[tuple[int, int]]
+    ) -> NDArray[np.float64]:
+        """Sums of products of pairs of band-passed maps under a weight on their grid, `(pairs, z, y, x)`."""
+        to_z, to_y, to_x = self._windows(grid.window, grid.box_size)
         total = torch.zeros(len(pairs), *(len(axis) for axis in self._positions), dtype=torch.float64)
-        for planes, values in self._fields.planes(band, last):
-            weighted = values * self._weight[planes]
+        for planes, values in grid.planes(band, last):
+            weighted = values * weight[planes]
             # One pair at a time: its product of a few planes stays in the cache.
             for sums, (a, b) in zip(total, pairs, strict=True):
                 along_y = to_y @ ((weighted[a] * values[b]) @ to_x.T)  # (planes, Y, X)
                 sums += torch.tensordot(to_z[:, planes], along_y, dims=1).double()
         return total.numpy()
 
-    def _windows(self, window: Window, sigma_voxels: float) -> list[torch.Tensor]:
+    def _windows(self, window: Window, box_size: int) -> list[torch.Tensor]:
         """Weights `(points, voxels)` along z, y, x; a row over all voxels of the box would sum to 1."""
-        scale = self._box_size / window.size
+        scale = box_size / window.size
         matrices = []
         for axis, (start, stop) in zip(self._positions, (window.z, window.y, window.x), strict=True):
             distance = axis[:, None] - np.arange(start, stop) * scale
-            gaussian = np.exp(-(distance**2) / (2 * sigma_voxels**2))
-            gaussian *= scale / (np.sqrt(2 * np.pi) * sigma_voxels)
+            gaussian = np.exp(-(distance**2) / (2 * self._sigma**2))
+            gaussian *= scale / (np.sqrt(2 * np.pi) * self._sigma)
             matrices.append(torch.from_numpy(gaussian.astype(np.float32)))
         return matrices
 

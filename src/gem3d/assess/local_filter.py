@@ -10,6 +10,7 @@ from gem3d.assess.calibration import LARGEST_REGRESSION_WEIGHT
 from gem3d.assess.local_curves import LocalCurves
 from gem3d.assess.local_resolution import crossing_shells, known_everywhere, to_voxels
 from gem3d.assess.shells import FloatVolume
+from gem3d.threads import two_at_a_time
 
 
 def filter_locally(
@@ -37,21 +38,29 @@ def filter_locally(
     limit = known_everywhere(crossing_shells(curves), curves)
     window = Window.around(mask)
     fields = BandFields([volume], window, 0, full_grid=True)
-    inside = torch.zeros([stop - start for start, stop in (window.z, window.y, window.x)])
-    for i, centre in enumerate(centres):
-        weight = known_everywhere(curves.weight[i].astype(np.float64), curves)
-        # The bands overlap, so that a ramp one band wide is a soft edge.
-        weight = np.clip(weight, 0, LARGEST_REGRESSION_WEIGHT) * np.clip(
-            (limit - centre) / spacing + 0.5, 0, 1
-        )
-        if not weight.any():
-            continue
-        everywhere = torch.from_numpy(to_voxels(weight, curves, window))
-        band = _triangle(float(centre), spacing, i == 0, (bfactor_A2 or 0.0) / (box_size * pixel_size_A) ** 2)
-        for planes, values in fields.planes(band, float(centre) + spacing):
-            inside[planes] += values[0] * everywhere[planes]
+    weights = known_everywhere(curves.weight.astype(np.float64), curves)
+    bfactor_shells2 = (bfactor_A2 or 0.0) / (box_size * pixel_size_A) ** 2
+    # Two sums, so that two threads can add at the same time, and always in the same order.
+    sums = torch.zeros(2, *(stop - start for start, stop in (window.z, window.y, window.x)))
+
+    def add_every_other_band(first: int) -> None:
+        grid = fields.grid(box_size)
+        for i in range(first, len(centres), 2):
+            centre = float(centres[i])
+            # The bands overlap, so that a ramp one band wide is a soft edge.
+            weight = np.clip(weights[i], 0, LARGEST_REGRESSION_WEIGHT) * np.clip(
+                (limit - centre) / spacing + 0.5, 0, 1
+            )
+            if not weight.any():
+                continue
+            everywhere = torch.from_numpy(to_voxels(weight, curves, window))
+            band = _triangle(centre, spacing, i == 0, bfactor_shells2)
+            for planes, values in grid.planes(band, centre + spacing):
+                sums[first, planes].addcmul_(values[0], everywhere[planes])
+
+    two_at_a_time(add_every_other_band, (0, 1))
     filtered = np.zeros_like(volume)
-    filtered[window.voxels] = inside.numpy() * mask[window.voxels]
+    filtered[window.voxels] = sums.sum(dim=0).numpy() * mask[window.voxels]
     return filtered
 
 

@@ -115,12 +115,14 @@ def crossing_shells(curves: LocalCurves, threshold: float = FSC_THRESHOLD) -> ND
 
 
 def known_everywhere(values: NDArray[np.float64], curves: LocalCurves) -> NDArray[np.float64]:
-    """The values, those of points whose window hardly touches the mask replaced by the nearest known ones."""
+    """The values `(..., z, y, x)`, those of points whose window hardly touches the mask replaced by the nearest
+    known ones.
+    """
     unknown = curves.inside < LEAST_INSIDE
     if unknown.all() or not unknown.any():
         return values
     nearest = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
-    filled: NDArray[np.float64] = values[tuple(nearest)]
+    filled: NDArray[np.float64] = values[(..., *nearest)]
     return filled
 
 

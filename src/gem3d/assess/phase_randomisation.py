@@ -9,16 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gem3d.assess.fsc import FSC_THRESHOLD, Crossing, fourier_shell_correlation, resolution_at
+from gem3d.assess.fsc import (
+    FSC_THRESHOLD,
+    Crossing,
+    fourier_shell_correlation,
+    fsc_of_spectra,
+    resolution_at,
+)
 from gem3d.assess.shells import (
     Curve,
     FloatVolume,
     check_same_box,
     fourier_transform,
     inverse_fourier_transform,
-    shell_index,
+    shells_of_squares,
 )
+from gem3d.kernels.radial import multiply_radially
+from gem3d.threads import two_at_a_time
 
 RANDOMISE_BELOW_FSC = 0.8
 TIGHT_MASK_FSC = 0.10
@@ -55,14 +64,22 @@ def randomise_phases(volume: FloatVolume, first_shell: int, seed: int | tuple[in
     first_shell: k_r; lower shells are left as they are.
     seed: the same seed gives the same phases.
     """
-    box_size = check_same_box(volume=volume)
-    noise = np.random.default_rng(seed).standard_normal((box_size,) * 3, dtype=np.float32)
-    phase = fourier_transform(noise)
+    check_same_box(volume=volume)
+    return _randomised(fourier_transform(volume), first_shell, seed)
+
+
+def _randomised(
+    spectrum: NDArray[np.complex64], first_shell: int, seed: int | tuple[int, ...]
+) -> FloatVolume:
+    """`randomise_phases` of the map of a half spectrum, which is changed."""
+    box_size = len(spectrum)
+    phase = fourier_transform(np.random.default_rng(seed).standard_normal((box_size,) * 3, dtype=np.float32))
     magnitude = np.abs(phase)
-    phase = np.divide(phase, magnitude, out=np.ones_like(phase), where=magnitude > 0)
-    spectrum = fourier_transform(volume)
-    random = shell_index(box_size) >= first_shell
-    spectrum[random] = np.abs(spectrum[random]) * phase[random]
+    phase *= np.divide(np.abs(spectrum), magnitude, out=np.zeros_like(magnitude), where=magnitude > 0)
+    kept = shells_of_squares(box_size) < first_shell
+    multiply_radially(spectrum, kept.astype(np.float32))
+    multiply_radially(phase, (~kept).astype(np.float32))
+    spectrum += phase
     return inverse_fourier_transform(spectrum, box_size)
 
 
@@ -91,19 +108,22 @@ def mask_corrected_fsc(
     last_shell: last Fourier shell that the maps were made from; curves end there. None for D//2.
     """
     box_size = check_same_box(half1=half1, half2=half2, mask=mask)
-    unmasked = fourier_shell_correlation(half1, half2, last_shell=last_shell)
+    spectra = [fourier_transform(half) for half in (half1, half2)]
+    unmasked = fsc_of_spectra(*spectra, last_shell=last_shell)
     masked = fourier_shell_correlation(half1, half2, mask, last_shell=last_shell)
     randomised = np.zeros_like(masked)
     corrected = masked.copy()
     below = np.flatnonzero(unmasked[1:] < RANDOMISE_BELOW_FSC)
     first_shell = int(below[0]) + 1 if len(below) else None
     if first_shell is not None:
-        randomised = fourier_shell_correlation(
-            randomise_phases(half1, first_shell, (seed, 1)),
-            randomise_phases(half2, first_shell, (seed, 2)),
-            mask,
-            last_shell=last_shell,
-        )
+
+        def randomise(half: int) -> None:
+            spectra[half] = fourier_transform(
+                _randomised(spectra[half], first_shell, (seed, half + 1)) * mask
+            )
+
+        two_at_a_time(randomise, (0, 1))
+        randomised = fsc_of_spectra(*spectra, last_shell=last_shell)
         beyond = slice(first_shell + 2, None)
         corrected[beyond] = (masked[beyond] - randomised[beyond]) / np.maximum(1 - randomised[beyond], 1e-6)
     resolution = resolution_at(corrected, threshold, pixel_size_A, box_size)

@@ -11,11 +11,12 @@ from gem3d.assess.shells import (
     FloatVolume,
     check_same_box,
     fourier_transform,
-    frequency_radius,
     inverse_fourier_transform,
+    radii,
     shell_sizes,
     shell_sums,
 )
+from gem3d.kernels.radial import multiply_radially
 
 FEWEST_GUINIER_SHELLS = 5
 # Real maps have some 20 to 400; far beyond, single precision overflows.
@@ -107,19 +108,18 @@ def sharpen_and_weight(
     edge_width_shells: width of that edge in Fourier pixels.
     """
     box_size = check_same_box(volume=volume)
-    # The factor depends on |k| alone: tabulated finely along the radius, in float64, then looked up.
-    last = int(np.ceil(np.sqrt(3) * (box_size // 2))) + 1
-    table_radius = np.linspace(0, last, 16 * last + 1)
-    factor = np.ones_like(table_radius)
+    radius = radii(box_size)
+    factor = np.ones_like(radius)
     if shell_weights is not None:
-        factor *= np.interp(table_radius, np.arange(len(shell_weights)), shell_weights, right=0)
+        factor *= np.interp(radius, np.arange(len(shell_weights)), shell_weights, right=0)
     if resolution_A is not None:
         cutoff = box_size * pixel_size_A / resolution_A
-        edge = np.clip((table_radius - cutoff) / edge_width_shells + 0.5, 0, 1)
+        edge = np.clip((radius - cutoff) / edge_width_shells + 0.5, 0, 1)
         factor *= 0.5 + 0.5 * np.cos(np.pi * edge)
     if bfactor_A2:
         # Only where something passes: far beyond the edge the exponential may overflow.
-        exponent = bfactor_A2 / 4 * (table_radius / (box_size * pixel_size_A)) ** 2
+        exponent = bfactor_A2 / 4 * (radius / (box_size * pixel_size_A)) ** 2
         factor[factor != 0] *= np.exp(exponent[factor != 0])
-    filtered = np.interp(frequency_radius(box_size), table_radius, factor).astype(np.float32)
-    return inverse_fourier_transform(fourier_transform(volume) * filtered, box_size)
+    spectrum = fourier_transform(volume)
+    multiply_radially(spectrum, factor.astype(np.float32))
+    return inverse_fourier_transform(spectrum, box_size)

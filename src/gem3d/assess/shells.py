@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d.errors import MapError
+from gem3d.kernels.radial import radial_products
 
 FloatVolume = NDArray[np.float32]
 Curve = NDArray[np.float64]
@@ -91,13 +92,45 @@ def shell_sums(values: NDArray[np.floating], box_size: int, shells: NDArray[np.i
     """Sum over each shell 0 .. D//2 of the whole spectrum, given `values` `(D, D, D//2 + 1)` on its half."""
     shells = shell_index(box_size) if shells is None else shells
     weighted = values * hermitian_multiplicity(box_size)
-    sums = np.bincount(shells.ravel(), weights=weighted.ravel().astype(np.float64))
+    sums = np.bincount(shells.ravel(), weights=weighted.ravel())
     return np.asarray(sums[: box_size // 2 + 1], dtype=np.float64)
+
+
+def radii(box_size: int) -> Curve:
+    """|k| of |k|^2 = 0, 1, ..., up to the corners of a half spectrum, `(3 (D//2)^2 + 1,)`."""
+    return np.sqrt(np.arange(3 * (box_size // 2) ** 2 + 1, dtype=np.float64))
+
+
+def shells_of_squares(box_size: int) -> NDArray[np.int64]:
+    """Shell of |k|^2 = 0, 1, ..., up to the corners of a half spectrum, `(3 (D//2)^2 + 1,)`."""
+    return np.rint(radii(box_size)).astype(np.int64)
+
+
+def shell_products(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> tuple[Curve, Curve, Curve]:
+    """Sums of Re A conj(B), |A|^2 and |B|^2 over each shell 0 .. D//2, of two half spectra `(D, D, D//2 + 1)`."""
+    cross, power_a, power_b = (_by_shell(sums, len(a)) for sums in radial_products(a, b))
+    return cross, power_a, power_b
+
+
+def _by_shell(sums: Curve, box_size: int) -> Curve:
+    """Sums at each |k|^2 `(3 (D//2)^2 + 1,)` brought together by shell 0 .. D//2."""
+    by_shell = np.bincount(shells_of_squares(box_size), weights=sums)
+    return np.asarray(by_shell[: box_size // 2 + 1], dtype=np.float64)
+
+
+def shell_power(half_spectrum: NDArray[np.complex64]) -> Curve:
+    """Sum of |A|^2 over each shell 0 .. D//2."""
+    return shell_products(half_spectrum, half_spectrum)[1]
 
 
 def shell_sizes(box_size: int) -> Curve:
     """Number of Fourier pixels in each shell 0 .. D//2 of the whole spectrum."""
-    return shell_sums(np.ones((box_size, box_size, box_size // 2 + 1)), box_size)
+    squared = np.rint(np.fft.fftfreq(box_size, 1 / box_size)).astype(np.int64) ** 2
+    in_plane = np.bincount((squared[:, None] + squared).ravel())
+    numbers = np.zeros(3 * (box_size // 2) ** 2 + 1)
+    for x_squared in squared:
+        numbers[x_squared : x_squared + len(in_plane)] += in_plane
+    return _by_shell(numbers, box_size)
 
 
 def shell_resolution_A(shell: float, pixel_size_A: float, box_size: int) -> float:
@@ -112,6 +145,6 @@ def ratio(numerator: Curve, denominator: Curve) -> Curve:
 
 def last_shell_with_power(volume: FloatVolume) -> int:
     """Last shell of a map that holds more than rounding errors: where a map ends that was made from fewer shells."""
-    sums, sizes = shell_sums(np.abs(fourier_transform(volume)) ** 2, len(volume)), shell_sizes(len(volume))
+    sums, sizes = shell_power(fourier_transform(volume)), shell_sizes(len(volume))
     filled = np.flatnonzero(sums / sizes > ROUNDING_POWER * sums.sum() / sizes.sum())
     return int(filled[-1]) if len(filled) else 0

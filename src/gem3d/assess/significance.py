@@ -8,18 +8,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from gem3d.assess.band_pass import effective_numbers, shell_band
+from gem3d.assess.band_pass import BAND_CUTOFF_SHELLS, effective_numbers, shell_band
 from gem3d.assess.mask import sphere_mask
-from gem3d.assess.shells import (
-    Curve,
-    FloatVolume,
-    fourier_transform,
-    frequency_radius,
-    hermitian_multiplicity,
-    ratio,
-)
+from gem3d.assess.shells import Curve, FloatVolume, fourier_transform, radii, ratio
 from gem3d.assess.smoothing import local_quadratic_weights, pooled_number
-from gem3d.assess.whitening import filtered, whitening_factor
+from gem3d.assess.whitening import whitened
+from gem3d.kernels.radial import radial_products
 
 A_PRIORI_DIAMETER_BOXES = 0.9
 SOFT_EDGE_BOXES = 0.05
@@ -54,12 +48,9 @@ def sphere_significance(
     box_A = box_size * pixel_size_A
     diameter_A = min(particle_diameter_A or np.inf, A_PRIORI_DIAMETER_BOXES * box_A)
     sphere = sphere_mask(box_size, pixel_size_A, diameter_A, SOFT_EDGE_BOXES * box_A)
-    whitened = [filtered(half, whitening_factor(half, box_size // 2)) for half in (half1, half2)]
-    spectra = [fourier_transform(half * sphere) for half in whitened]
-    products = ((0, 1), (0, 0), (1, 1))
-    cross, power1, power2 = (
-        _band_sums((spectra[i] * spectra[j].conj()).real, box_size, n_shells) for i, j in products
-    )
+    spectra = [fourier_transform(whitened(half) * sphere) for half in (half1, half2)]
+    radius = radii(box_size)
+    cross, power1, power2 = (_band_sums(sums, radius, n_shells) for sums in radial_products(*spectra))
     norm = np.sqrt(power1 * power2)
     curve = ratio(cross, norm)
     n = effective_numbers(np.square(sphere), n_shells)
@@ -68,11 +59,11 @@ def sphere_significance(
     return z
 
 
-def _band_sums(values: FloatVolume, box_size: int, n_shells: int) -> Curve:
-    """Sum of `values` on the half spectrum under the power h^2 of each shell's band, `(n_shells,)`."""
-    # |q|^2 is a whole number, and every band a function of it.
-    squared = np.rint(np.square(frequency_radius(box_size))).astype(np.int64)
-    weighted = values * hermitian_multiplicity(box_size).astype(np.float32)
-    sums = np.bincount(squared.ravel(), weights=weighted.ravel())
-    radius = torch.from_numpy(np.sqrt(np.arange(len(sums))))
-    return np.array([float((shell_band(k)(radius).numpy() ** 2) @ sums) for k in range(n_shells)])
+def _band_sums(sums: Curve, radius: Curve, n_shells: int) -> Curve:
+    """Sum of `sums` at each radius, `(n,)` rising, under the power h^2 of each shell's band, `(n_shells,)`."""
+    result = np.zeros(n_shells)
+    for shell in range(n_shells):
+        ends = np.searchsorted(radius, (shell - BAND_CUTOFF_SHELLS, shell + BAND_CUTOFF_SHELLS), side="right")
+        within = slice(ends[0], ends[1])
+        result[shell] = shell_band(shell)(torch.from_numpy(radius[within])).numpy() ** 2 @ sums[within]
+    return result
