@@ -14,14 +14,11 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from gem3d.errors import ImageStackError
 from gem3d.particles.image_grids import ImageGrid, box_sizes, common_grid, find_grids, resampler_to
-from gem3d.particles.image_names import describe_particle
-from gem3d.particles.mrc_stack import MrcStack, read_stack_header
+from gem3d.particles.open_stacks import open_stacks
 from gem3d.particles.particles import Particles
 from gem3d.particles.preprocess import ImageStatistics
 from gem3d.particles.resample import Resampler
-from gem3d.particles.stack_paths import find_stack
 from gem3d.particles.stack_reader import StackReader
 
 _BUFFERS = 3  # one with the caller, one ready, one being filled
@@ -98,7 +95,7 @@ class ImageSource:
         binning: float = 1.0,
     ) -> None:
         self._invert = invert
-        self._stacks = _open_stacks(particles, None if datadir is None else Path(datadir))
+        self._stacks = open_stacks(particles, None if datadir is None else Path(datadir))
         boxes = box_sizes(particles, self._stacks)
         groups = zip(particles.optics, boxes, strict=True)
         self.particles = replace(
@@ -292,29 +289,3 @@ def file_order(particles: Particles) -> NDArray[np.int64]:
 def fill_box_size(particles: Particles, datadir: Path | str | None = None) -> Particles:
     """The same particles, their box size taken from the stacks, with all the checks of `ImageSource`."""
     return ImageSource(particles, datadir).particles
-
-
-def _open_stacks(particles: Particles, datadir: Path | None) -> dict[int, MrcStack]:
-    used, first_row = np.unique(particles.stack_index, return_index=True)
-    if used.size == 0:
-        raise ImageStackError(f"{particles.source}: no particles, so no images to read.")
-    last_image = np.full(len(particles.stacks), -1, np.int64)
-    np.maximum.at(last_image, particles.stack_index, particles.image_index)
-
-    stacks: dict[int, MrcStack] = {}
-    for stack, row in zip(used.tolist(), first_row.tolist(), strict=True):
-        where = f"{describe_particle(particles, row)}, column {particles.image_column}"
-        path = find_stack(particles.stacks[stack], particles.source, where, datadir)
-        try:
-            header = read_stack_header(path)
-        except ImageStackError as error:
-            raise ImageStackError(f"{error} (First used by {describe_particle(particles, row)}.)") from None
-        if last_image[stack] >= header.n_images:
-            beyond = (particles.stack_index == stack) & (particles.image_index >= header.n_images)
-            who = describe_particle(particles, int(np.argmax(beyond)))
-            raise ImageStackError(
-                f"{particles.source}: {who}, column {particles.image_column}: {path} "
-                f"holds only {header.n_images} images; is it the stack this file was made from?"
-            )
-        stacks[stack] = header
-    return stacks

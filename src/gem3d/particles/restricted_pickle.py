@@ -8,26 +8,22 @@ taken for what it holds, not for what it claims.
 from __future__ import annotations
 
 import codecs
-import math
 import pickletools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
+from gem3d.particles.pickled_arrays import Array, RefusedError, build, call, find_known
 
 # A list of a million numpy scalars takes eight million.
 MOST_INSTRUCTIONS = 10_000_000
-MOST_DIMENSIONS = 8
 # Python appends to lists a thousand values at a time; only what is made to fill memory piles up more.
 _MOST_WAITING = 100_000
-_DTYPES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 
 
 def load_arrays(path: Path, what: str) -> tuple[NDArray[Any], ...]:
@@ -53,57 +49,12 @@ def load_arrays(path: Path, what: str) -> tuple[NDArray[Any], ...]:
             return _as_arrays(_Machine(_Bounded(stream, path.stat().st_size)).run())
     except OSError as error:
         raise ParticleFileError(f"{path}: cannot be read ({error.strerror}); {what}.") from None
-    except _RefusedError as error:
+    except RefusedError as error:
         raise ParticleFileError(f"{path}: {error}; {what}.") from None
     except (ValueError, IndexError, KeyError) as error:
         raise ParticleFileError(
             f"{path}: not a pickle, or a damaged one ({str(error)[:100]}); {what}."
         ) from None
-
-
-class _RefusedError(Exception):
-    """What is wrong with a pickle."""
-
-
-class _Known(Enum):
-    """What a pickle may name."""
-
-    NDARRAY = auto()
-    DTYPE = auto()
-    RECONSTRUCT = auto()
-    FROMBUFFER = auto()
-    SCALAR = auto()
-    ENCODE = auto()
-
-
-_NAMES = {"numpy ndarray": _Known.NDARRAY, "numpy dtype": _Known.DTYPE, "_codecs encode": _Known.ENCODE} | {
-    f"numpy.{core}.{name}": known
-    for core in ("core", "_core")
-    for name, known in {
-        "multiarray _reconstruct": _Known.RECONSTRUCT,
-        "multiarray scalar": _Known.SCALAR,
-        "numeric _frombuffer": _Known.FROMBUFFER,
-    }.items()
-}
-
-
-@dataclass
-class _Dtype:
-    """A dtype in the making: its byte order comes after its name."""
-
-    name: str
-    order: str = "="
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.order + self.name)
-
-
-@dataclass
-class _Array:
-    """An array in the making: its contents come after it was named."""
-
-    values: NDArray[Any] | None = None
 
 
 class _Bounded:
@@ -115,7 +66,7 @@ class _Bounded:
 
     def read(self, n: int) -> bytes:
         if n > 64 and n > self.size - self._stream.tell():
-            raise _RefusedError(f"ends after {self.size} bytes, in the middle of its data; copy it again")
+            raise RefusedError(f"ends after {self.size} bytes, in the middle of its data; copy it again")
         return self._stream.read(n)
 
 
@@ -155,7 +106,7 @@ class _Machine:
         for _ in range(MOST_INSTRUCTIONS):
             code = self._stream.read(1)
             if code not in _READERS:
-                raise _RefusedError("not a pickle, or cut short; copy it again if it should be one")
+                raise RefusedError("not a pickle, or cut short; copy it again if it should be one")
             name, reader = _READERS[code]
             argument = None if reader is None else reader(self._stream)
             if name == "STOP":
@@ -165,10 +116,10 @@ class _Machine:
             else:
                 self._carry_out(name, argument)
             if len(self._stack) + len(self._marks) > _MOST_WAITING:
-                raise _RefusedError(
+                raise RefusedError(
                     "values pile up that nothing is made of; it is damaged, or made to fill memory"
                 )
-        raise _RefusedError(
+        raise RefusedError(
             f"more than {MOST_INSTRUCTIONS:,} instructions; save the numbers as one numpy array"
         )
 
@@ -183,11 +134,11 @@ class _Machine:
                 self._memo[len(self._memo)] = stack[-1]
             case "REDUCE":
                 arguments = stack.pop()
-                stack.append(_call(stack.pop(), arguments))
+                stack.append(call(stack.pop(), arguments))
                 self._count(stack[-1])
             case "BUILD":
                 state = stack.pop()
-                _build(stack[-1], state)
+                build(stack[-1], state)
                 self._count(stack[-1])
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 start = len(stack) - _TUPLES[name]
@@ -210,26 +161,26 @@ class _Machine:
             case "APPENDS":
                 self._extend(self._since_mark())
             case "GLOBAL":
-                stack.append(_known(argument))
+                stack.append(find_known(argument))
             case "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
                 if not isinstance(attribute, str) or not isinstance(module, str):
                     raise ValueError("a name is no text")
-                stack.append(_known(f"{module} {attribute}"))
+                stack.append(find_known(f"{module} {attribute}"))
             case "PROTO" | "FRAME":
                 pass
             case _:
-                raise _RefusedError(f"holds something other than arrays (instruction {name})")
+                raise RefusedError(f"holds something other than arrays (instruction {name})")
 
     def _count(self, made: object) -> None:
         """Refuse a pickle that makes more and more of the same data, which it holds once."""
-        data = made.values if isinstance(made, _Array) else made
+        data = made.values if isinstance(made, Array) else made
         if isinstance(data, bytes):
             self._may_make -= len(data)
         elif isinstance(data, np.ndarray):
             self._may_make -= data.nbytes
         if self._may_make < 0:
-            raise _RefusedError("it makes more data than it holds; it is damaged, or made to fill memory")
+            raise RefusedError("it makes more data than it holds; it is damaged, or made to fill memory")
 
     def _result(self) -> object:
         if len(self._stack) != 1:
@@ -248,73 +199,11 @@ class _Machine:
         self._stack[-1].extend(values)
 
 
-def _known(name: str) -> _Known:
-    try:
-        return _NAMES[name]
-    except KeyError:
-        shown = name.replace(" ", ".")[:100].encode("ascii", "backslashreplace").decode()
-        raise _RefusedError(f"it names {shown}, which is not array data") from None
-
-
-def _call(function: object, arguments: object) -> object:
-    """What a call gives, of the few that array data need."""
-    match function, arguments:
-        case _Known.RECONSTRUCT, (_Known.NDARRAY, *_):
-            return _Array()
-        case _Known.FROMBUFFER, (data, _Dtype() as dtype, tuple() as shape, "C" | "F" as order):
-            return _Array(_array(data, dtype, shape, order))
-        case _Known.FROMBUFFER, (data, _Dtype() as dtype, tuple() as shape, "K", tuple() as axes):
-            values = _array(data, dtype, shape, "C")
-            if set(map(type, axes)) - {int} or sorted(axes) != list(range(values.ndim)):
-                raise ValueError("axes are not an order")
-            return _Array(values.transpose(axes))
-        case _Known.SCALAR, (_Dtype() as dtype, data):
-            return _array(data, dtype, (), "C").item()
-        case _Known.DTYPE, (str() as name, *_):
-            if name not in _DTYPES:
-                raise _RefusedError(f"holds an array of {name[:20]!r}, not of numbers")
-            return _Dtype(name)
-        case _Known.ENCODE, (str() as text, "latin1" | "latin-1"):
-            return text.encode("latin-1")
-    _refuse_use(function)
-
-
-def _build(thing: object, state: object) -> None:
-    """Fill in what was named before: a dtype's byte order, or an array's shape and contents."""
-    match thing, state:
-        case _Dtype(), (int(), "<" | ">" | "|" | "=" as order, None, None, None, *_):
-            thing.order = order
-        case _Array(), (int(), tuple() as shape, _Dtype() as dtype, bool() | 0 | 1 as by_column, data):
-            thing.values = _array(data, dtype, shape, "F" if by_column else "C")
-        case _:
-            _refuse_use(thing)
-
-
-def _refuse_use(thing: object) -> NoReturn:
-    named = thing.name.lower() if isinstance(thing, _Known) else type(thing).__name__.strip("_").lower()
-    raise _RefusedError(f"builds something other than an array of numbers (with {named})")
-
-
-def _array(data: object, dtype: _Dtype, shape: tuple[Any, ...], order: Any) -> NDArray[Any]:
-    if isinstance(data, str):  # of Python 2
-        data = data.encode("latin-1")
-    if not isinstance(data, bytes | bytearray):
-        raise _RefusedError("holds an array of objects, not of numbers")
-    if len(shape) > MOST_DIMENSIONS or not all(type(side) is int and 0 <= side < 1 << 62 for side in shape):
-        raise ValueError("an array's shape makes no sense")
-    needed = math.prod(shape) * dtype.dtype.itemsize
-    if needed != len(data):
-        raise _RefusedError(f"an array of {needed} bytes has {len(data)}")
-    if not data:
-        return np.empty(shape, dtype.dtype)
-    return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
-
-
 def _as_arrays(value: object) -> tuple[NDArray[Any], ...]:
-    if isinstance(value, _Array):
+    if isinstance(value, Array):
         value = (value,)
     if isinstance(value, tuple | list):
-        arrays = [item.values for item in value if isinstance(item, _Array) and item.values is not None]
+        arrays = [item.values for item in value if isinstance(item, Array) and item.values is not None]
         if value and len(arrays) == len(value):
             return tuple(arrays)
         kinds = set(map(type, value))
@@ -324,5 +213,5 @@ def _as_arrays(value: object) -> tuple[NDArray[Any], ...]:
             try:
                 return (np.array(value, dtype=kind),)
             except OverflowError:
-                raise _RefusedError("holds numbers beyond 64 bits") from None
-    raise _RefusedError("holds neither arrays nor a list of numbers")
+                raise RefusedError("holds numbers beyond 64 bits") from None
+    raise RefusedError("holds neither arrays nor a list of numbers")

@@ -38,15 +38,23 @@ class StarColumn:
             yield from packed.decode().split("\n")
 
     def at(self, rows: NDArray[np.integer]) -> Iterator[str]:
-        """The values of some rows, which must rise."""
+        """The values of some rows; those of rising ones are not gathered in memory first."""
+        if (np.diff(rows) > 0).all():
+            yield from self._at_rising(rows)
+            return
+        distinct, place = np.unique(rows, return_inverse=True)
+        found = list(self._at_rising(distinct))
+        yield from (found[i] for i in place.tolist())
+
+    def _at_rising(self, rows: NDArray[np.integer]) -> Iterator[str]:
         wanted = iter(rows.tolist())
         row = next(wanted, None)
         for number, value in enumerate(self):
+            if row is None:
+                return
             if number == row:
                 yield value
                 row = next(wanted, None)
-                if row is None:
-                    return
 
 
 class LongTable:
