@@ -128,8 +128,8 @@ class BandGrid:
         n_z, n_y = window.z[1] - window.z[0], window.y[1] - window.y[0]
         self._columns = max(1, GROUP_BYTES // (8 * n_maps * n * n))
         self._filtered = torch.empty(self._columns * n_maps * n * n, dtype=torch.complex64)
-        self._turned = torch.zeros(self._columns, n_maps, n_z, n, dtype=torch.complex64)
-        self._lines = torch.zeros(n // 2 + 1, n_maps, n_z, n_y, dtype=torch.complex64)
+        self._turned = torch.empty(self._columns, n_maps, n_z, n, dtype=torch.complex64)
+        self._lines = torch.empty(n // 2 + 1, n_maps, n_z, n_y, dtype=torch.complex64)
 
     def planes(self, band: Band, last: float) -> Iterator[tuple[slice, torch.Tensor]]:
         """The band-passed maps, some planes z at a time.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d.assess.shells import Curve, hermitian_multiplicity, shell_index
+from gem3d.assess.shells import Curve, hermitian_multiplicity, shells_of_squares
 
 # At most 3 degrees wide, a seventh of the usual cone's half-angle.
 CELLS_PER_EDGE = 40
@@ -36,15 +36,23 @@ class ConicalSums:
     def __init__(
         self, box_size: int, last_shell: int, directions: NDArray[np.float64], half_angle_deg: float
     ) -> None:
-        shells = shell_index(box_size).ravel()
-        self._pixels = np.flatnonzero(shells <= last_shell)
         self._n_shells = last_shell + 1
-        row, x = np.divmod(self._pixels, box_size // 2 + 1)
-        z, y = np.divmod(row, box_size)
-        self._multiplicity = hermitian_multiplicity(box_size).astype(np.float32)[x]
-        full = np.fft.fftfreq(box_size, 1 / box_size).astype(np.float32)
-        cells = _cell_index(*(torch.from_numpy(k) for k in (x.astype(np.float32), full[y], full[z])))
-        self._bins = cells.numpy() * self._n_shells + shells[self._pixels]
+        full = np.rint(np.fft.fftfreq(box_size, 1 / box_size)).astype(np.int64)
+        half = np.arange(box_size // 2 + 1)
+        shell_of = shells_of_squares(box_size)
+        in_plane = full[:, None] ** 2 + half**2
+        pixels, bins, multiplicity = [], [], []
+        # A plane at a time stays in the cache.
+        for row, z in enumerate(full):
+            shells = shell_of[in_plane + z**2]
+            y, x = np.nonzero(shells <= last_shell)
+            k = (x, full[y], np.full(len(x), z))
+            cells = _cell_index(*(torch.from_numpy(along.astype(np.float32)) for along in k))
+            pixels.append((row * box_size + y) * len(half) + x)
+            bins.append(cells.numpy() * self._n_shells + shells[y, x])
+            multiplicity.append(hermitian_multiplicity(box_size).astype(np.float32)[x])
+        self._pixels, self._bins = np.concatenate(pixels), np.concatenate(bins)
+        self._multiplicity = np.concatenate(multiplicity)
         self._shares = _shares(directions, half_angle_deg)
 
     def take(self, half_spectrum: NDArray[np.complex64]) -> NDArray[np.complex64]:
