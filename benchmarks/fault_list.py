@@ -127,9 +127,9 @@ def stopped(run: str, when: str, at: list[Any], signal: str = "SIGKILL", **more:
     )
 
 
-TRANSFORM = "gem3d.fit.accumulate.transform"  # once a batch of 128 images
+TRANSFORM = "gem3d.fit.observations.Observations.transform"  # once a batch of 128 images
 VOXELIZE = "gem3d.fit.volume.voxelize_on"  # once a step
-LOSS = "gem3d.fit.images.transform"  # once a batch of 32 or more images
+LOSS = "gem3d.fit.image_loss.ImageLoss.backward"  # once a batch of 32 or more images
 
 
 def killed(place: Place) -> Plan:
@@ -195,7 +195,7 @@ KILLED = [
     stopped(
         "volume",
         "once earlier results have been removed",
-        ["called", "gem3d.run_directory.remove_results", 2],
+        ["called", "gem3d.run_directory.remove_results", 1],
         earlier=True,
     ),
     stopped("volume", "in the fit of half 2, over earlier results", ["call", VOXELIZE, 80], earlier=True),

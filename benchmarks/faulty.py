@@ -127,6 +127,7 @@ def arm(at: list[Any], then: list[Any]) -> None:
 def main() -> None:
     plan = json.loads(sys.argv[1])
     sys.argv = ["gem3d", *sys.argv[2:]]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what shells begin in the background
     from gem3d.cli import main as gem3d
 
     for name, value in plan.get("constants", {}).items():

@@ -286,6 +286,18 @@ def test_a_killed_run_goes_on_to_the_same_files(
 
 
 @pytest.mark.parametrize("extra", [(), ("--resume",)])
+def test_a_run_killed_while_it_says_that_it_has_begun_is_begun_anew(
+    finished: Path, made: Simulation, tmp_path: Path, extra: tuple[str, ...]
+) -> None:
+    out = tmp_path / "run"
+    (out / CHECKPOINTS).mkdir(parents=True)
+    (out / CHECKPOINTS / ".gem3d.another-machine.77.0.tmp").write_text("{")
+    main(arguments(made.star, out, *extra))
+    assert results_of(out) == results_of(finished)
+    assert not (out / CHECKPOINTS).exists()
+
+
+@pytest.mark.parametrize("extra", [(), ("--resume",)])
 def test_a_run_killed_before_it_saved_anything_is_begun_anew(
     finished: Path, made: Simulation, tmp_path: Path, extra: tuple[str, ...]
 ) -> None:

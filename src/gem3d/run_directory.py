@@ -103,9 +103,7 @@ def holds_nothing(out: Path) -> bool:
 
     def counts_for_nothing(path: Path) -> bool:
         if path.name == CHECKPOINTS and path.is_dir():
-            return is_begun(out) and all(
-                file.name == CHECKPOINT_RUN or is_temporary(file) for file in path.iterdir()
-            )
+            return all(file.name == CHECKPOINT_RUN or is_temporary(file) for file in path.iterdir())
         return path.name == RUN_LOG or is_temporary(path)
 
     return not out.is_dir() or all(map(counts_for_nothing, out.iterdir()))
