@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
-from gem3d.fit.observations import MOST_KNOWN_FACTORS, Observations
-from gem3d.optics import antisymmetric_phase, electron_wavelength_A
+from gem3d.fit.observations import Observations
+from gem3d.optics import MOST_KNOWN_FACTORS, antisymmetric_phase, electron_wavelength_A
 from gem3d.particles import ImageSource, Particles, read_relion_star, write_relion_star
 from gem3d.particles.relion_aberrations import of_beam_tilt, of_odd_zernike, to_odd_zernike
 from gem3d.simulate import Simulation, forward_model, noise_free_images, simulate

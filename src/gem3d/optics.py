@@ -16,6 +16,7 @@ transform (Zivanov et al. 2020, IUCrJ 7:253); with known ones it is turned back,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 N_CTF_COEFFICIENTS = 7
 N_PHASE_COEFFICIENTS = 6
+MOST_KNOWN_FACTORS = 64
+"""Sets of aberrations whose phase factors are kept; where there are more, as of beam shifts, they are made anew."""
 
 
 def electron_wavelength_A(voltage_kV: float) -> float:
@@ -108,3 +111,12 @@ def antisymmetric_phase(
     x, y, xxx, xxy, xyy, yyy = coefficients
     kx, ky = kx_per_A, ky_per_A
     return kx * (x + xxx * kx * kx + xyy * ky * ky) + ky * (y + yyy * ky * ky + xxy * kx * kx)
+
+
+@lru_cache(maxsize=MOST_KNOWN_FACTORS)
+def phase_factors(coefficients: tuple[float, ...], box_size_px: int, pixel_size_A: float) -> torch.Tensor:
+    """`(D, D // 2 + 1)` complex64 factors exp(i phase) of an `rfft2`, which must not be changed."""
+    kx = torch.fft.rfftfreq(box_size_px, dtype=torch.float64) / pixel_size_A
+    ky = torch.fft.fftfreq(box_size_px, dtype=torch.float64)[:, None] / pixel_size_A
+    phase = antisymmetric_phase(coefficients, kx, ky)
+    return torch.polar(torch.ones_like(phase), phase).to(torch.complex64)

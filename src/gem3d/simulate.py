@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gem3d.atomic import refusing, replacing, reserve
 from gem3d.errors import RunDirectoryError, SettingsError, warn
 from gem3d.maps import MAP_SUFFIXES, Map, read_map, write_map
-from gem3d.optics import antisymmetric_phase, contrast_transfer_function, ctf_coefficients
+from gem3d.optics import contrast_transfer_function, ctf_coefficients, phase_factors
 from gem3d.particles import Particles, write_relion_star
 from gem3d.simulate_models import ForwardModel, GaussianModel, SliceModel, integer_frequencies
 from gem3d.simulate_particles import draw_particles, perturb_particles
@@ -188,9 +188,8 @@ def noise_free_images(
     transforms = model.transforms(particles.rotations, particles.shifts_A / pixel_size_A)
     for index, group in enumerate(particles.optics):
         if any(group.phase_coefficients):
-            phase = antisymmetric_phase(group.phase_coefficients, kx, ky[:, None])
             mine = torch.from_numpy(particles.optics_index == index)
-            transforms[mine] *= torch.polar(torch.ones_like(phase), phase).to(transforms.dtype)
+            transforms[mine] *= phase_factors(group.phase_coefficients, size, pixel_size_A)
     images: torch.Tensor = torch.fft.irfft2(transforms * ctf, s=(size, size))
     return images
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d.assess.shells import Curve, hermitian_multiplicity, shells_of_squares
+from gem3d.assess.shells import Curve, hermitian_multiplicity, shells_of_squares, whole_frequencies
 
 # At most 3 degrees wide, a seventh of the usual cone's half-angle.
 CELLS_PER_EDGE = 40
@@ -37,10 +37,11 @@ class ConicalSums:
         self, box_size: int, last_shell: int, directions: NDArray[np.float64], half_angle_deg: float
     ) -> None:
         self._n_shells = last_shell + 1
-        full = np.rint(np.fft.fftfreq(box_size, 1 / box_size)).astype(np.int64)
+        full = whole_frequencies(box_size)
         half = np.arange(box_size // 2 + 1)
         shell_of = shells_of_squares(box_size)
         in_plane = full[:, None] ** 2 + half**2
+        of_column = hermitian_multiplicity(box_size).astype(np.float32)
         pixels, bins, multiplicity = [], [], []
         # A plane at a time stays in the cache.
         for row, z in enumerate(full):
@@ -50,7 +51,7 @@ class ConicalSums:
             cells = _cell_index(*(torch.from_numpy(along.astype(np.float32)) for along in k))
             pixels.append((row * box_size + y) * len(half) + x)
             bins.append(cells.numpy() * self._n_shells + shells[y, x])
-            multiplicity.append(hermitian_multiplicity(box_size).astype(np.float32)[x])
+            multiplicity.append(of_column[x])
         self._pixels, self._bins = np.concatenate(pixels), np.concatenate(bins)
         self._multiplicity = np.concatenate(multiplicity)
         self._shares = _shares(directions, half_angle_deg)

@@ -123,9 +123,15 @@ def shell_power(half_spectrum: NDArray[np.complex64]) -> Curve:
     return shell_products(half_spectrum, half_spectrum)[1]
 
 
+def whole_frequencies(box_size: int) -> NDArray[np.int64]:
+    """K in Fourier pixels along an axis of the whole spectrum, `(D,)`."""
+    frequencies: NDArray[np.int64] = np.rint(np.fft.fftfreq(box_size, 1 / box_size)).astype(np.int64)
+    return frequencies
+
+
 def shell_sizes(box_size: int) -> Curve:
     """Number of Fourier pixels in each shell 0 .. D//2 of the whole spectrum."""
-    squared = np.rint(np.fft.fftfreq(box_size, 1 / box_size)).astype(np.int64) ** 2
+    squared = whole_frequencies(box_size) ** 2
     in_plane = np.bincount((squared[:, None] + squared).ravel())
     numbers = np.zeros(3 * (box_size // 2) ** 2 + 1)
     for x_squared in squared:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d.optics import antisymmetric_phase, ctf_coefficients
+from gem3d.optics import ctf_coefficients, phase_factors
 from gem3d.particles import (
     ExcludedImages,
     ImageBatch,
@@ -20,9 +19,6 @@ from gem3d.particles import (
     Particles,
     measure_images,
 )
-
-MOST_KNOWN_FACTORS = 64
-"""Optics groups whose phase factors are kept; those of more, as of beam shifts, are made anew for each batch."""
 
 
 @dataclass(frozen=True)
@@ -111,37 +107,15 @@ class Observations:
         rows: `(b,)`, their particles.
         """
         transforms: torch.Tensor = torch.fft.rfft2(torch.from_numpy(images))
-        if not self._turned_groups:
-            return transforms
-        group_of_image = self.images.particles.optics_index[rows]
-        for group in self._turned_groups & set(np.unique(group_of_image).tolist()):
-            transforms[torch.from_numpy(group_of_image == group)] *= self._phase_factors(group)
+        particles = self.images.particles
+        for index, group in enumerate(particles.optics):
+            if not any(group.phase_coefficients):
+                continue
+            mine = particles.optics_index[rows] == index
+            if mine.any():
+                factors = phase_factors(group.phase_coefficients, self.box_size_px, self.pixel_size_A)
+                transforms[torch.from_numpy(mine)] *= factors.conj()
         return transforms
-
-    @cached_property
-    def _turned_groups(self) -> set[int]:
-        """Optics groups whose images are."""
-        groups = self.images.particles.optics
-        return {index for index, group in enumerate(groups) if any(group.phase_coefficients)}
-
-    def _phase_factors(self, group: int) -> torch.Tensor:
-        """`(D, D // 2 + 1)` complex factors that turn back the phases of a group's images."""
-        found = self._known_factors.get(group)
-        if found is None:
-            ky, kx = torch.fft.fftfreq(self.box_size_px), torch.fft.rfftfreq(self.box_size_px)
-            phase = antisymmetric_phase(
-                self.images.particles.optics[group].phase_coefficients,
-                kx.double() / self.pixel_size_A,
-                ky.double()[:, None] / self.pixel_size_A,
-            )
-            found = torch.polar(torch.ones_like(phase), -phase).to(torch.complex64)
-            if len(self._known_factors) < MOST_KNOWN_FACTORS:
-                self._known_factors[group] = found
-        return found
-
-    @cached_property
-    def _known_factors(self) -> dict[int, torch.Tensor]:
-        return {}
 
     def _measure(self, images: NDArray[np.float32], grid: ImageGrid) -> ImageStatistics:
         """Judge and normalise images as they were stored.

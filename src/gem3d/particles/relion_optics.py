@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
+from gem3d.optics import N_PHASE_COEFFICIENTS
 from gem3d.particles.optics_groups import NOT_MODELLED, OpticsColumns, find_optics_groups, number_repeats
 from gem3d.particles.particles import OpticsGroup
 from gem3d.particles.relion_aberrations import of_beam_tilt, of_odd_zernike, zernike_coefficients
@@ -41,11 +42,8 @@ class JoinedOptics:
 
     def values(self, column: str) -> NDArray[np.float64] | None:
         """`(n,)` values, None where neither table has the column."""
-        if column in self.particles:
-            return _possible(self.particles, column)
-        if self.optics is not None and column in self.optics:
-            return _possible(self.optics, column)[self.optics_row]
-        return None
+        table = self._table_with(column)
+        return None if table is None else self._per_particle(table, _possible(table, column))
 
     def required(self, column: str, what: str) -> NDArray[np.float64]:
         """`(n,)` values of a column that must be there."""
@@ -108,8 +106,8 @@ class JoinedOptics:
             if column in _NUMERIC_EXTRAS:
                 bad = np.abs(table.numbers(column) - _NUMERIC_EXTRAS[column]) > 1e-6
             else:
-                does_nothing = _all_zero if column == _EVEN else _is_modelled
-                bad = np.array([not does_nothing(text) for text in table.text(column)])
+                harmless = _all_zero if column == _EVEN else _is_modelled
+                bad = np.array([not harmless(text) for text in table.text(column)])
             if table is self.optics:
                 bad &= np.isin(np.arange(len(table)), used)
             table.refuse(
@@ -123,24 +121,25 @@ class JoinedOptics:
         """The table whose values of a column count."""
         return next((t for t in (self.particles, self.optics) if t is not None and column in t), None)
 
+    def _per_particle(self, table: StarTable, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values of the rows of either table, for each particle."""
+        return values if table is self.particles else values[self.optics_row]
+
     def _phase_coefficients(
         self, voltage_kV: NDArray[np.float64], spherical_aberration_mm: NDArray[np.float64]
     ) -> NDArray[np.float64] | None:
         """`(n, 6)` of beam tilt and odd Zernike polynomials, as far as they are modelled; None without any."""
         tilt = [self.values(column) for column in _BEAM_TILT]
-        phases = np.zeros((len(self.particles), 6))
+        phases = np.zeros((len(self.particles), N_PHASE_COEFFICIENTS))
         if any(values is not None for values in tilt):
             none = np.zeros(len(self.particles))
             tilt_mrad = np.stack([none if values is None else values for values in tilt], axis=1)
             phases += of_beam_tilt(tilt_mrad, voltage_kV, spherical_aberration_mm)
         table = self._table_with(_ODD)
         if table is not None:
-            found: dict[str, NDArray[np.float64]] = {}
-            for text in table.text(_ODD):
-                if text not in found:
-                    found[text] = of_odd_zernike(text)[0] if _is_modelled(text) else np.zeros(6)
-            of_rows = np.array([found[text] for text in table.text(_ODD)]).reshape(-1, 6)
-            phases += of_rows if table is self.particles else of_rows[self.optics_row]
+            texts, row_of = np.unique(table.text(_ODD), return_inverse=True)
+            of_texts = np.array([_modelled_phase(text) for text in texts.tolist()])
+            phases += self._per_particle(table, of_texts[row_of])
         return phases if phases.any() else None
 
     def _join(self, optics: StarTable) -> NDArray[np.int64]:
@@ -216,3 +215,11 @@ def _is_modelled(text: str) -> bool:
         return of_odd_zernike(text)[1]
     except ValueError:
         return False
+
+
+def _modelled_phase(text: str) -> NDArray[np.float64]:
+    """`(6,)` coefficients; 0 of what is ignored, as asked."""
+    try:
+        return of_odd_zernike(text)[0]
+    except ValueError:
+        return np.zeros(N_PHASE_COEFFICIENTS)

@@ -19,7 +19,6 @@ from gem3d.input_file import open_file
 from gem3d.particles.star_pieces import LongTable, StarColumn, read_document
 
 _LONGEST_LINE_SHOWN = 65_536
-
 _CHUNK_BYTES = 1 << 16
 _LARGEST_INTEGER = 2.0**53  # beyond it a float64 is no more exact
 
