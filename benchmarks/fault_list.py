@@ -263,6 +263,19 @@ def writable(place: Place) -> None:
             path.chmod(0o755)
 
 
+def vanished(run: str, file: str, when: str, at: list[Any]) -> Fault:
+    """A run whose stack or particle file is moved away, and put back for the next."""
+    what = {"stack": "the stack", "star": "the particle file"}[file]
+    return Fault(
+        f"{run}: {what} vanishes {when}",
+        run,
+        "denied",
+        lambda place: [{"at": at, "do": moved(file)(place)}],
+        2,
+        repair=back(file),
+    )
+
+
 DENIED = [
     Fault(
         "volume: the output folder is read-only",
@@ -301,40 +314,12 @@ DENIED = [
         lambda place: [{"at": ["call", VOXELIZE, 20], "do": moved("out")(place)}],
         2,
     ),
-    Fault(
-        "volume: the stack vanishes before the accumulation",
-        "volume",
-        "denied",
-        lambda place: [
-            {"at": ["call", "gem3d.fit.noise.NoiseSpectrum.power", 2], "do": moved("stack")(place)}
-        ],
-        2,
-        repair=back("stack"),
+    vanished(
+        "volume", "stack", "before the accumulation", ["call", "gem3d.fit.noise.NoiseSpectrum.power", 2]
     ),
-    Fault(
-        "images: the stack vanishes before the training",
-        "images",
-        "denied",
-        lambda place: [{"at": ["log", "fit half 1: begun"], "do": moved("stack")(place)}],
-        2,
-        repair=back("stack"),
-    ),
-    Fault(
-        "refine: the stack vanishes between two rounds",
-        "refine",
-        "denied",
-        lambda place: [{"at": ["log", "round 2, accumulate: begun"], "do": moved("stack")(place)}],
-        2,
-        repair=back("stack"),
-    ),
-    Fault(
-        "refine: the particle file vanishes in the refinement",
-        "refine",
-        "denied",
-        lambda place: [{"at": ["log", "round 1, refine half 2: begun"], "do": moved("star")(place)}],
-        2,
-        repair=back("star"),
-    ),
+    vanished("images", "stack", "before the training", ["log", "fit half 1: begun"]),
+    vanished("refine", "stack", "between two rounds", ["log", "round 2, accumulate: begun"]),
+    vanished("refine", "star", "in the refinement", ["log", "round 1, refine half 2: begun"]),
 ]
 
 

@@ -206,31 +206,31 @@ def pickles() -> Iterator[tuple[str, bytes]]:
 
 def stacks() -> Iterator[tuple[str, bytes]]:
     for mode, kind in {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}.items():
-        yield f"mode_{mode}", _mrc(np.arange(48).reshape(3, 4, 4).astype(kind), mode)
-    yield "big_endian", _mrc(np.arange(48).reshape(3, 4, 4).astype(">i2"), 1, ">")
+        yield f"mode_{mode}", mrc_file(np.arange(48).reshape(3, 4, 4).astype(kind), mode)
+    yield "big_endian", mrc_file(np.arange(48).reshape(3, 4, 4).astype(">i2"), 1, ">")
     yield (
         "wrong_stamp",
-        _mrc(np.arange(48).reshape(3, 4, 4).astype(">f4"), 2, ">", stamp=b"DD\0\0", word=bytes(4)),
+        mrc_file(np.arange(48).reshape(3, 4, 4).astype(">f4"), 2, ">", stamp=b"DD\0\0", word=bytes(4)),
     )
-    yield "extended", _mrc(np.arange(18).reshape(2, 3, 3).astype("f4"), 2, extended=64)
-    yield "complex", _mrc(np.zeros((2, 4, 4), "c8"), 4)
+    yield "extended", mrc_file(np.arange(18).reshape(2, 3, 3).astype("f4"), 2, extended=64)
+    yield "complex", mrc_file(np.zeros((2, 4, 4), "c8"), 4)
 
 
 def maps() -> Iterator[tuple[str, bytes]]:
     cube = np.linspace(0, 1, 64).reshape(4, 4, 4).astype("f4")
-    yield "cube", _mrc(cube, 2)
-    yield "big_endian", _mrc(cube.astype(">f4"), 2, ">")
-    yield "axes", _mrc(cube, 2, axes=(3, 1, 2))
-    yield "no_axes", _mrc(cube, 2, axes=(0, 0, 0))
-    yield "bytes", _mrc((cube > 0.5).astype("i1"), 0)
-    yield "oblong", _mrc(cube[:3, :2], 2)
-    yield "extended", _mrc(cube, 2, extended=80)
-    yield "no_word", _mrc(cube, 2, word=bytes(4))
-    yield "gzip", gzip.compress(_mrc(cube, 2), mtime=0)
-    yield "bzip2", bz2.compress(_mrc(cube, 2))
+    yield "cube", mrc_file(cube, 2)
+    yield "big_endian", mrc_file(cube.astype(">f4"), 2, ">")
+    yield "axes", mrc_file(cube, 2, axes=(3, 1, 2))
+    yield "no_axes", mrc_file(cube, 2, axes=(0, 0, 0))
+    yield "bytes", mrc_file((cube > 0.5).astype("i1"), 0)
+    yield "oblong", mrc_file(cube[:3, :2], 2)
+    yield "extended", mrc_file(cube, 2, extended=80)
+    yield "no_word", mrc_file(cube, 2, word=bytes(4))
+    yield "gzip", gzip.compress(mrc_file(cube, 2), mtime=0)
+    yield "bzip2", bz2.compress(mrc_file(cube, 2))
 
 
-def _mrc(
+def mrc_file(
     values: NDArray[np.generic],
     mode: int,
     order: str = "<",
@@ -240,6 +240,7 @@ def _mrc(
     stamp: bytes | None = None,
     word: bytes = b"MAP ",
 ) -> bytes:
+    """An MRC file of these values; everything else may be odd."""
     nz, ny, nx = values.shape
     words = struct.pack(f"{order}10i6f3i3f2i", nx, ny, nz, mode, 0, 0, 0, nx, ny, nz,
                         1.5 * nx, 1.5 * ny, 1.5 * nz, 90, 90, 90, *axes, 0, 1, 0.5, 1, extended)  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from context import Context
+from fuzz_seeds import mrc_file
 from registry import Measurement, Skipped, Target, benchmark
 
 MOST_TIMES_THE_FILE = 4.0
@@ -133,15 +134,7 @@ def _poses(protocol: int) -> Callable[[int], bytes]:
 
 
 def _map(mode: int, dtype: str) -> Callable[[int], bytes]:
-    def make(n: int) -> bytes:
-        side = round(n ** (1 / 3)) + 1
-        header = np.zeros(256, "<i4")
-        header[:4], header[7:10], header[16:19] = (side, side, side, mode), side, (1, 2, 3)
-        header[10:13] = np.full(3, side, "<f4").view("<i4")
-        header[52] = int.from_bytes(b"MAP ", "little")
-        return header.tobytes() + np.ones((side, side, side), dtype).tobytes()
-
-    return make
+    return lambda n: mrc_file(np.ones((round(n ** (1 / 3)),) * 3, dtype), mode)
 
 
 CASES = (

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gem3d.cli import main
+from gem3d.run_directory import RESULTS
 
 HOLD_TIMES = frozenset({"summary.json", "report.html", "refinement.csv", "refinement.html"})
 """Results that differ from run to run, because they say how long it took."""
@@ -25,6 +26,11 @@ OF_A_CLAIM = frozenset(
     }
 )
 """Results that are missing where no resolution can be claimed, or hardly any, or no particle is held out."""
+
+
+def results_of(out: Path) -> dict[str, bytes]:
+    """Every result of a run but those that hold times."""
+    return {name: (out / name).read_bytes() for name in RESULTS if name not in HOLD_TIMES}
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -34,7 +34,8 @@ from gem3d.kernels.project.reference import project_reference
 from gem3d.optics import contrast_transfer_function
 from gem3d.particles import ExcludedImages, ImageBatch, ImageGrid
 from gem3d.particles.image_source import Preparation
-from gem3d.threads import set_threads
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PIXEL_A = 2.0
 
@@ -60,15 +61,6 @@ class InMemory:
         for chosen in np.split(rows, np.cumsum(sizes)[:-1]):
             images = self.values[chosen]
             yield ImageBatch(chosen, images, prepare(images, ImageGrid(self.box_size_px, PIXEL_A)))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On a busy machine many short steps wait for the slower of two."""
-    before = torch.get_num_threads()
-    set_threads(1)
-    yield
-    set_threads(before)
 
 
 def observe(truth: Gaussians, n: int, box: int, *, noise: float = 0.0, seed: int = 0) -> Observations:

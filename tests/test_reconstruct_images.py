@@ -11,7 +11,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from command_line import HOLD_TIMES, killed_once_there, refused
+from command_line import killed_once_there, refused, results_of
 from gem3d.assess import fourier_shell_correlation
 from gem3d.cli import main
 from gem3d.gaussians import load_gaussians
@@ -26,11 +26,6 @@ OPTIONS = ("--fit", "images", "--threads", "1", "--gaussians", "300", "--epochs"
 
 def arguments(star: Path, out: Path, *extra: str) -> list[str]:
     return ["reconstruct", str(star), "--out", str(out), *OPTIONS, *extra]
-
-
-def results_of(out: Path) -> dict[str, bytes]:
-    """Every result but the one that holds times."""
-    return {name: (out / name).read_bytes() for name in RESULTS if name not in HOLD_TIMES}
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import math
 import resource
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from command_line import HOLD_TIMES, killed_once_there, refused
+from command_line import killed_once_there, refused, results_of
 from gem3d.cli import main
 from gem3d.errors import Gem3dWarning, RunDirectoryError
 from gem3d.fit.accumulate import HalfSet, accumulate
@@ -25,9 +24,10 @@ from gem3d.fit.result import Fit
 from gem3d.fit.start import start_of_half
 from gem3d.fit.volume import fit_volume
 from gem3d.particles import ImageSource, read_particles
-from gem3d.run_directory import CHECKPOINT_RUN, CHECKPOINTS, RESULTS
+from gem3d.run_directory import CHECKPOINT_RUN, CHECKPOINTS
 from gem3d.simulate import Simulation
-from gem3d.threads import set_threads
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 DIAMETER_A = 150.0
 
@@ -46,14 +46,6 @@ class KillAfter:
         self.left -= 1
         if self.left < 0:
             raise Killed
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    set_threads(1)
-    yield
-    set_threads(before)
 
 
 @pytest.fixture
@@ -255,10 +247,6 @@ OPTIONS = ("--threads", "1", "--gaussians", "300", "--quiet")
 
 def arguments(star: Path, out: Path, *extra: str) -> list[str]:
     return ["reconstruct", str(star), "--out", str(out), *OPTIONS, *extra]
-
-
-def results_of(out: Path) -> dict[str, bytes]:
-    return {name: (out / name).read_bytes() for name in RESULTS if name not in HOLD_TIMES}
 
 
 @pytest.fixture(scope="module")
