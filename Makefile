@@ -1,16 +1,18 @@
 # Two commands do everything on a machine that has Python (3.11 or newer) and make:
 #   make demo    simulate a small particle set, reconstruct it, say how close the map is to the truth
-#   make test    lint, types and tests
+#   make test    lint, types and tests; those of the GPU kernels in Triton's interpreter
+# and on a machine with a GPU and a CUDA build of torch in the environment
+#   make gpu-tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint types tests format clean
+.PHONY: demo test lint types tests interpreted-tests gpu-tests format clean
 
 demo: $(VENV)/installed
 	$(BIN)/gem3d demo --out gem3d_demo --overwrite
 
-test: lint types tests
+test: lint types tests interpreted-tests
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check src tests benchmarks
@@ -21,6 +23,12 @@ types: $(VENV)/installed
 
 tests: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+interpreted-tests: $(VENV)/installed
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m gpu --error-for-skips
+
+gpu-tests:
+	python -m pytest -m gpu --error-for-skips
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix src tests benchmarks

@@ -20,6 +20,8 @@ def tune_libraries() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # Multiplications and additions of a GPU kernel may be one instruction; Triton warns where nobody has said so.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 
 def choose_kernel_cache() -> None:
