@@ -9,7 +9,7 @@ import torch
 from gem3d.kernels import compare_slices as kernel
 from gem3d.kernels.compare_slices import reference
 from gem3d.kernels.insert_slices import half_plane_weight
-from test_insert_slices import random_coefficients, random_rotations
+from kernel_cases import random_ctf_coefficients, random_rotations
 
 PIXEL_A = 1.3
 
@@ -26,7 +26,7 @@ def case(box_size, radius, n=5, seed=0, volume_radius=None):
         "transforms": transforms,
         "rotations": random_rotations(n, seed),
         "shifts_px": 3 * torch.randn(n, 2, generator=generator, dtype=torch.float64),
-        "ctf_coefficients": random_coefficients(n, seed),
+        "ctf_coefficients": random_ctf_coefficients(n, seed),
         "defocus_rates": torch.full((n,), -math.pi * 0.0197, dtype=torch.float64),
         "contrasts": 0.5 + torch.rand(n, generator=generator, dtype=torch.float64),
         "sample_weight": weight,

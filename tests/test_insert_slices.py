@@ -1,30 +1,13 @@
 """Weighing and inserting slices, against the references."""
 
-import numpy as np
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
 
 from gem3d.kernels import insert_slices as kernel
 from gem3d.kernels.insert_slices import reference
 from gem3d.optics import contrast_transfer_function
 from gem3d.threads import available_threads, set_threads
-
-
-def random_rotations(n, seed=0):
-    rotations = Rotation.random(n, random_state=np.random.default_rng(seed)).as_matrix()
-    # Views along the axes put whole rows on the borders between cells and slabs.
-    rotations[0] = np.eye(3)
-    rotations[1] = [[0, 1, 0], [-1, 0, 0], [0, 0, 1]]
-    rotations[2] = [[0, 0, -1], [0, 1, 0], [1, 0, 0]]
-    return torch.from_numpy(rotations)
-
-
-def random_coefficients(n, seed=0):
-    rng = np.random.default_rng(seed)
-    columns = [rng.uniform(-900, -400, n), rng.uniform(-50, 50, n), rng.uniform(-900, -400, n)]
-    columns += [np.full(n, 300.0), np.full(n, -0.1), rng.uniform(0, 20, n), rng.uniform(0.8, 1.2, n)]
-    return torch.from_numpy(np.stack(columns, axis=1))
+from kernel_cases import random_ctf_coefficients, random_rotations, random_slices
 
 
 @pytest.mark.parametrize(("box_size", "radius"), [(16, 7), (15, 7), (32, 15), (32, 9)])
@@ -34,7 +17,7 @@ def test_weighing_equals_reference(box_size, radius, with_ctf):
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(n, box_size, box_size, generator=generator)
     shifts = 3 * torch.randn(n, 2, generator=generator, dtype=torch.float64)
-    coefficients = random_coefficients(n)
+    coefficients = random_ctf_coefficients(n)
     weight = kernel.half_plane_weight(torch.rand(radius + 1, generator=generator))
     ky, kx = torch.arange(-radius, radius + 1)[:, None] * step, torch.arange(radius + 1) * step
     ctf = contrast_transfer_function(coefficients, kx, ky)
@@ -48,8 +31,7 @@ def test_weighing_equals_reference(box_size, radius, with_ctf):
 @pytest.mark.parametrize("radius", [7, 15, 20])
 def test_insertion_equals_reference(radius):
     n = 9
-    generator = torch.Generator().manual_seed(1)
-    weighted = torch.randn(n, 2 * radius + 1, radius + 1, 3, generator=generator)
+    weighted = random_slices(n, radius)
     rotations = random_rotations(n)
     found = torch.zeros(kernel.accumulator_shape(radius))
     kernel.insert_slices(found, weighted, rotations)
@@ -60,7 +42,7 @@ def test_insertion_equals_reference(radius):
 
 
 def test_result_does_not_depend_on_the_number_of_threads():
-    weighted = torch.randn(6, 31, 16, 3, generator=torch.Generator().manual_seed(2))
+    weighted = random_slices(6, 15, seed=2)
     results = []
     for n_threads in (1, 3):
         set_threads(n_threads)

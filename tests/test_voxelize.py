@@ -9,36 +9,10 @@ from torch.autograd import gradcheck
 from gem3d.kernels.voxelize import cpu, voxelize
 from gem3d.kernels.voxelize.reference import unpack_symmetric
 from gem3d.kernels.voxelize.reference import voxelize as reference
-
-SHAPES = [(16, 16, 16), (13, 17, 15), (9, 21, 12)]
-
-
-def random_gaussians(n, shape, seed=0, scale_px=(0.6, 2.5), beyond_px=0.0):
-    """Anisotropic Gaussians at random orientations; centres up to `beyond_px` off the grid."""
-    g = torch.Generator().manual_seed(seed)
-    size = torch.tensor(shape[::-1], dtype=torch.float64)
-    means = torch.rand(n, 3, generator=g, dtype=torch.float64) * (size - 1 + 2 * beyond_px) - beyond_px
-    low, high = scale_px
-    scales = low * (high / low) ** torch.rand(n, 3, generator=g, dtype=torch.float64)
-    frames = torch.linalg.qr(torch.randn(n, 3, 3, generator=g, dtype=torch.float64))[0]
-    full = frames @ torch.diag_embed(scales**2) @ frames.transpose(1, 2)
-    xx, yy, zz, xy, xz, yz = (full[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)))
-    amplitudes = 0.5 + torch.rand(n, generator=g, dtype=torch.float64)
-    return amplitudes, means, torch.stack([xx, yy, zz, xy, xz, yz], dim=1)
+from kernel_cases import VOLUME_SHAPES, random_gaussians, relative_rms, volume_and_gradients
 
 
-def evaluate(function, inputs, shape, weights, dtype):
-    leaves = [t.detach().to(dtype, copy=True).requires_grad_() for t in inputs]
-    volume = function(*leaves, shape)
-    (volume * weights.to(dtype)).sum().backward()
-    return [volume.detach().double()] + [t.grad.double() for t in leaves]
-
-
-def relative_rms(found, expected):
-    return float((found - expected).norm() / expected.norm())
-
-
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", VOLUME_SHAPES)
 @pytest.mark.parametrize(
     ("scale_px", "beyond_px"),
     [((0.6, 2.5), 0.0), ((0.25, 0.4), 0.0), ((0.4, 4.0), 3.0)],
@@ -49,13 +23,13 @@ def test_kernel_equals_reference(shape, scale_px, beyond_px, monkeypatch):
     monkeypatch.setattr(cpu, "CUTOFF", 8.0)
     inputs = random_gaussians(12, shape, scale_px=scale_px, beyond_px=beyond_px)
     weights = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    expected = evaluate(reference, inputs, shape, weights, torch.float64)
-    found = evaluate(voxelize, inputs, shape, weights, torch.float32)
-    for name, f, e in zip(("volume", "amplitude", "mean", "covariance"), found, expected, strict=True):
-        assert relative_rms(f, e) < 3e-5, name
+    expected = volume_and_gradients(reference, inputs, shape, weights, torch.float64)
+    found = volume_and_gradients(voxelize, inputs, shape, weights, torch.float32)
+    for name in expected:
+        assert relative_rms(found[name], expected[name]) < 3e-5, name
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", VOLUME_SHAPES)
 def test_cutoff_costs_what_it_says(shape):
     amplitudes, means, covariances = random_gaussians(12, shape)
     error = voxelize(amplitudes.float(), means.float(), covariances.float(), shape) - reference(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+from types import ModuleType
 
 import torch
 
@@ -27,3 +30,15 @@ def deterministic() -> bool:
     torch's own switch: `torch.use_deterministic_algorithms(True)`.
     """
     return torch.are_deterministic_algorithms_enabled()
+
+
+def load_gpu(package: str) -> ModuleType:
+    """Triton's version of a kernel, `gpu.py` of its package, loaded when first needed.
+
+    Raises
+    ------
+    ImportError: Triton is not installed.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise ImportError("work on a GPU needs Triton, which is not installed: pip install 'gem3d[gpu]'")
+    return importlib.import_module(f"{package}.gpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from gem3d.kernels.backend import deterministic, load_gpu, uses_triton
 from gem3d.kernels.insert_slices import cpu
 from gem3d.kernels.insert_slices.reference import PADDING, accumulator_shape, slice_shape
 
@@ -33,8 +34,9 @@ def half_plane_weight(shell_weight: torch.Tensor) -> torch.Tensor:
     `(2 radius + 1, radius + 1)` float32, ky from -radius to radius, kx from 0 to radius.
     """
     radius = len(shell_weight) - 1
-    ky = torch.arange(-radius, radius + 1)[:, None]
-    kx = torch.arange(radius + 1)
+    device = shell_weight.device
+    ky = torch.arange(-radius, radius + 1, device=device)[:, None]
+    kx = torch.arange(radius + 1, device=device)
     shell = torch.round(torch.sqrt((kx**2 + ky**2).double())).long()
     weight = torch.where(shell <= radius, shell_weight[shell.clamp(max=radius)], 0.0)
     weight[:radius, 0] = 0
@@ -45,9 +47,11 @@ def half_plane_weight(shell_weight: torch.Tensor) -> torch.Tensor:
 def per_fourier_pixel(ctf_coefficients: torch.Tensor, frequency_step_per_A: float) -> torch.Tensor:
     """CTF coefficients `(b, 7)` of `gem3d.optics`, for frequencies in Fourier pixels and a phase in half turns."""
     f = frequency_step_per_A
-    units = torch.tensor([f * f, f * f, f * f, f**4, 1.0, f * f, 1.0], dtype=torch.float64)
-    units[:5] /= torch.pi  # radians -> half turns
-    return (ctf_coefficients * units).float()
+    # In radians, which are half turns over pi, but for the last two; numbers, because a tensor made of them on the
+    # host would have to wait for the device.
+    units = (f * f / torch.pi,) * 3 + (f**4 / torch.pi, 1 / torch.pi, f * f, 1.0)
+    columns = ctf_coefficients.double().unbind(1)
+    return torch.stack([c * unit for c, unit in zip(columns, units, strict=True)], dim=1).float()
 
 
 def weigh_slices(
@@ -75,18 +79,23 @@ def weigh_slices(
     """
     radius = sample_weight.shape[1] - 1
     n = len(transforms)
-    if ctf_coefficients is None:
-        per_pixel = torch.empty((n, 0))
-    else:
+    per_pixel = None
+    if ctf_coefficients is not None:
         per_pixel = per_fourier_pixel(ctf_coefficients, frequency_step_per_A)
-    out = torch.empty((n, *slice_shape(radius))) if out is None else out
-    cpu.weigh_slices(
-        torch.view_as_real(transforms).numpy(),
-        per_pixel.numpy(),
-        shifts_px.double().numpy(),
-        sample_weight.numpy(),
-        out.numpy(),
-    )
+    if out is None:
+        out = torch.empty((n, *slice_shape(radius)), device=transforms.device)
+    pairs = torch.view_as_real(transforms).contiguous()
+    if uses_triton(transforms):
+        load_gpu(__name__).weigh_slices(pairs, per_pixel, shifts_px.double().contiguous(), sample_weight, out)
+    else:
+        coefficients = torch.empty((n, 0)) if per_pixel is None else per_pixel
+        cpu.weigh_slices(
+            pairs.numpy(),
+            coefficients.numpy(),
+            shifts_px.double().numpy(),
+            sample_weight.numpy(),
+            out.numpy(),
+        )
     return out
 
 
@@ -105,4 +114,9 @@ def insert_slices(accumulator: torch.Tensor, weighted: torch.Tensor, rotations: 
     if accumulator.shape != accumulator_shape(radius):
         expected, found = accumulator_shape(radius), tuple(accumulator.shape)
         raise ValueError(f"accumulator for radius {radius} must be {expected}, not {found}")
-    cpu.insert_slices(accumulator.numpy(), weighted.numpy(), rotations.double().numpy())
+    if uses_triton(accumulator):
+        load_gpu(__name__).insert_slices(
+            accumulator, weighted.contiguous(), rotations.double().contiguous(), reproducible=deterministic()
+        )
+    else:
+        cpu.insert_slices(accumulator.numpy(), weighted.numpy(), rotations.double().numpy())

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from gem3d.kernels.backend import deterministic, load_gpu, uses_triton
 from gem3d.kernels.voxelize import cpu
 
 
@@ -14,7 +15,8 @@ def voxelize(
 ) -> torch.Tensor:
     """Evaluate V(X) = sum_j a_j N(X; mu_j, Sigma_j) at every voxel centre; differentiable.
 
-    A Gaussian is cut where it has fallen to `exp(-cpu.CUTOFF**2 / 2)` of its peak.
+    A Gaussian is cut where it has fallen to `exp(-cpu.CUTOFF**2 / 2)` of its peak. On a GPU one that is not finite or
+    not positive definite adds nothing.
 
     Parameters
     ----------
@@ -42,7 +44,11 @@ class _Voxelize(torch.autograd.Function):
     def forward(
         amplitudes: torch.Tensor, means: torch.Tensor, covariances: torch.Tensor, shape: tuple[int, int, int]
     ) -> torch.Tensor:
-        a, m, c = (t.detach().contiguous().numpy() for t in (amplitudes, means, covariances))
+        inputs = [t.detach().contiguous() for t in (amplitudes, means, covariances)]
+        if uses_triton(amplitudes):
+            volume: torch.Tensor = load_gpu(__name__).forward(*inputs, shape, reproducible=deterministic())
+            return volume
+        a, m, c = (t.numpy() for t in inputs)
         return torch.from_numpy(cpu.forward(a, m, c, shape))
 
     @staticmethod
@@ -51,5 +57,10 @@ class _Voxelize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        a, m, c, g = (t.detach().contiguous().numpy() for t in (*ctx.saved_tensors, grad_outputs[0]))
-        return (*(torch.from_numpy(gradient) for gradient in cpu.backward(a, m, c, g)), None)
+        inputs = [t.detach().contiguous() for t in (*ctx.saved_tensors, grad_outputs[0])]
+        if uses_triton(inputs[0]):
+            return (*load_gpu(__name__).backward(*inputs), None)
+        return (
+            *(torch.from_numpy(gradient) for gradient in cpu.backward(*(t.numpy() for t in inputs))),
+            None,
+        )
