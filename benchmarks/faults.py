@@ -156,7 +156,7 @@ class Bench:
 
     def _run(self, fault: Fault, place: Place, options: list[str], plan: dict) -> Ended:
         """A command with a plan of `faulty.py`."""
-        constants = {"gem3d.fit.accumulate.WAITING_BYTES": 1 << 20} | (
+        constants = {"gem3d.fit.set_slices.WAITING_BYTES": 1 << 20} | (
             {"gem3d.fit.checkpoint.SECONDS_BETWEEN": 0, "gem3d.fit.checkpoint.COSTS_BETWEEN": 0}
             if fault.checkpoints
             else {}

@@ -16,7 +16,8 @@ from command_line import refused
 from gem3d.assess.fsc import fourier_shell_correlation
 from gem3d.assess.shells import FloatVolume
 from gem3d.cli import main
-from gem3d.fit.accumulate import HalfSet, accumulate
+from gem3d.fit.accumulate import accumulate
+from gem3d.fit.half_sets import HalfSet
 from gem3d.fit.image_loss import ImageLoss
 from gem3d.fit.observations import Observations
 from gem3d.gaussians import Gaussians

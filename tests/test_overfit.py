@@ -12,9 +12,10 @@ from scipy.spatial.transform import Rotation
 
 from gem3d.assess import sphere_mask
 from gem3d.assess.overfit import LikelihoodGain, likelihood_gain
-from gem3d.fit.accumulate import HalfSet, accumulate, is_held_out
+from gem3d.fit.accumulate import accumulate
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Shapes
+from gem3d.fit.half_sets import HalfSet, is_held_out
 from gem3d.fit.image_loss import ImageLoss
 from gem3d.fit.methods import FromEquations, FromImages
 from gem3d.fit.normal_equations import NormalEquations

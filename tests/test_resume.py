@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from command_line import killed_once_there, refused, results_of
 from gem3d.cli import main
 from gem3d.errors import Gem3dWarning, RunDirectoryError
-from gem3d.fit.accumulate import HalfSet, accumulate
+from gem3d.fit.accumulate import accumulate
 from gem3d.fit.checkpoint import Checkpoint
+from gem3d.fit.half_sets import HalfSet
 from gem3d.fit.methods import FromEquations
 from gem3d.fit.observations import Observations
 from gem3d.fit.result import Fit
@@ -149,7 +150,7 @@ def test_an_accumulation_goes_on_to_the_same_bits(
     made: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
     """Before, among and after the batches; what waits for its insertion is not inserted sooner."""
-    monkeypatch.setattr("gem3d.fit.accumulate.WAITING_BYTES", 40 * 31 * 16 * 3 * 4)
+    monkeypatch.setattr("gem3d.fit.set_slices.WAITING_BYTES", 40 * 31 * 16 * 3 * 4)
     whole, observations = accumulated(observed(made)), observed(made)
     path = tmp_path / "accumulate.safetensors"
     with pytest.raises(Killed):

@@ -14,6 +14,7 @@ from gem3d.atomic import advice, why
 from gem3d.commands import COMMANDS
 from gem3d.errors import Gem3dError
 from gem3d.progress import error_console, flushing
+from gem3d.ranks import help_first, joined, name_of_process
 from gem3d.signals import Terminated, stopping_on_sigterm
 
 DESCRIPTION = """Cryo-EM maps made of Gaussians, from particle images with known poses.
@@ -46,14 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
             if arguments == ["--version"]:
                 print(f"gem3d {version('gem3d')}")
                 return
-            command = tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                args=arguments or ["--help"],
-                prog="gem3d",
-                description=DESCRIPTION,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-            command.run()
+            with joined() as leads:
+                if leads:
+                    _run(arguments)
+                else:
+                    help_first()
     except Gem3dError as error:
         _complain(f"gem3d: {error}", error)
         sys.exit(2)
@@ -83,9 +81,20 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
+def _run(arguments: list[str]) -> None:
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        args=arguments or ["--help"],
+        prog="gem3d",
+        description=DESCRIPTION,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    command.run()
+
+
 def _complain(message: str, error: BaseException | None = None) -> None:
     """Print a message, and what the error has to say of how to go on; as well as it can be printed."""
-    lines = [message, *getattr(error, "__notes__", ())]
+    lines = [message.replace("gem3d:", f"{name_of_process()}:", 1), *getattr(error, "__notes__", ())]
     error_console().print("\n".join(lines), markup=False)
 
 

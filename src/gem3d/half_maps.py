@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gem3d import ranks
 from gem3d.assess import automatic_mask, calibrated_fsc
 from gem3d.assess.shells import FloatVolume
 from gem3d.fit.accumulate import accumulate
@@ -18,7 +19,7 @@ from gem3d.fit.methods import FromEquations, FromImages, Method
 from gem3d.fit.normal_equations import LinearMap
 from gem3d.fit.observations import Observations
 from gem3d.fit.result import Fit
-from gem3d.fit.start import start_of_half
+from gem3d.fit.start import Start, start_of_half
 from gem3d.gaussians import Gaussians
 from gem3d.progress import Reporter
 from gem3d.refine.result import HalfMaps
@@ -117,22 +118,32 @@ def fit_halves(
     keep: Callable[[int, FloatVolume], None] = lambda number, values: None,
 ) -> tuple[tuple[Fit, Fit], tuple[FloatVolume, FloatVolume]]:
     """Fit each half on its own; `keep` is called with each half's number and map as soon as it is there."""
+
+    def start_of(number: int) -> Start:
+        return start_of_half(
+            linear[number - 1],
+            method.held_out[number - 1],
+            job.diameter_A,
+            np.random.default_rng([job.settings.seed, number]),
+            n_gaussians=job.settings.gaussians,
+            init=job.settings.start,
+            spread=method.spread,
+        )
+
+    both = None
+    if ranks.n_ranks() > 1:
+        with job.reporter.stage(f"{prefix}fit halves", method.unit) as report:
+            both = method.fit_both([start_of(1), start_of(2)], report)
     fits: list[Fit] = []
     maps: list[FloatVolume] = []
-    for number, (values, held_out) in enumerate(zip(linear, method.held_out, strict=True), start=1):
-        with job.reporter.stage(f"{prefix}fit half {number}", method.unit) as report:
-            start = start_of_half(
-                values,
-                held_out,
-                job.diameter_A,
-                np.random.default_rng([job.settings.seed, number]),
-                n_gaussians=job.settings.gaussians,
-                init=job.settings.start,
-                spread=method.spread,
-            )
-            fits.append(method.fit_half(number, start, report))
+    for number in (1, 2):
+        if both is not None:
+            fits.append(both[number - 1])
+        else:
+            with job.reporter.stage(f"{prefix}fit half {number}", method.unit) as report:
+                fits.append(method.fit_half(number, start_of(number), report))
         job.reporter.log.write(f"{prefix}fit half {number}: {describe_rounds(fits[-1])}")
-        maps.append(density_of(fits[-1].gaussians, len(values), held_out.pixel_size_A))
+        maps.append(density_of(fits[-1].gaussians, len(linear[0]), method.held_out[0].pixel_size_A))
         keep(number, maps[-1])
     return (fits[0], fits[1]), (maps[0], maps[1])
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gem3d.assess.shells import FloatVolume
 from gem3d.errors import ParticleFileError, SettingsError, warn
-from gem3d.fit.accumulate import assign_halves
+from gem3d.fit.half_sets import assign_halves
 from gem3d.input_settings import InputSettings
 from gem3d.maps import read_mask
 from gem3d.particles import ImageSource, Particles

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from gem3d.errors import Gem3dError
+from gem3d.threads import available_threads, set_threads
 
 T = TypeVar("T")
 
@@ -30,6 +31,9 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=2)
 # While a rank waits it looks now and then, so that signals reach it: at once for so long, then less often.
 BUSY_S, NAP_S, LONG_NAP_S = 2e-3, 2e-4, 5e-3
+
+# Names of the calls that the first rank has handed out and that have not come to their end.
+_calls: list[str] = []
 
 
 class RankError(Gem3dError):
@@ -56,9 +60,10 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def local_ranks() -> int:
-    """Number of the job's processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_launched() else 1
+def name_of_process() -> str:
+    """What this process calls itself when it complains."""
+    number = os.environ.get("RANK", "0") if is_launched() else "0"
+    return "gem3d" if number == "0" else f"gem3d, rank {number}"
 
 
 @contextmanager
@@ -82,15 +87,10 @@ def joined() -> Iterator[bool]:
         ) from error
     try:
         yield is_first()
-        if is_first():
-            _broadcast(None, 0)
-    except RankError:
-        raise
-    except BaseException:
-        if is_first():
-            _try_to_release()
-        raise
     finally:
+        # In the middle of a call the others do not listen: they end as they lose this one.
+        if is_first() and not _calls:
+            _broadcast(None, 0)
         dist.destroy_process_group()
 
 
@@ -101,7 +101,11 @@ def help_first() -> None:
     ------
     RankError: the first rank has gone.
     """
-    while (call := _broadcast(None, 0)) is not None:
+    set_threads(available_threads())
+    while True:
+        call: Any = _broadcast(None, 0)
+        if call is None:
+            return
         function, arguments, options = call
         function(*arguments, **options)
 
@@ -119,7 +123,10 @@ def together(
     """
     if n_ranks() > 1:
         _broadcast((function, arguments, options), 0)
-    return function(*arguments, **options, **(only_here or {}))
+    _calls.append(function.__name__)
+    result = function(*arguments, **options, **(only_here or {}))
+    _calls.pop()
+    return result
 
 
 def each(
@@ -216,12 +223,3 @@ def _finish(work: Any) -> None:
         raise RankError(
             "another process of this job has failed or was killed, so this one ends too; see what the others said"
         ) from error
-
-
-def _try_to_release() -> None:
-    """Tell the others that the job is over, unless they are in the middle of something or gone."""
-    if dist.is_initialized():
-        try:
-            _broadcast(None, 0)
-        except Exception:  # the job fails as it is, for the reason that is being raised
-            return

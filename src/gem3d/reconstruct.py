@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gem3d import run_directory
+from gem3d import ranks, run_directory
 from gem3d.assess import ResolutionClaim
 from gem3d.assess.shells import FloatVolume
 from gem3d.assessment import Assessment, Reference, assess_half_maps
@@ -107,7 +107,7 @@ def _reconstruct(
         refinement = replace(refinement, defocus="fixed", sigma_defocus_A="auto")
     run_directory.check(out, overwrite=settings.overwrite, resume=settings.resume)
     threads = settings.threads or available_threads()
-    set_threads(threads)
+    ranks.together(set_threads, threads)
     log_start(reporter, particle_file, settings, refinement, threads)
 
     with reporter.stage("read particles"):

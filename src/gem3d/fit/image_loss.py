@@ -30,7 +30,7 @@ class ImageLoss:
 
     Parameters
     ----------
-    noise_power: `(n_grids, shells)` of the half set; see `gem3d.fit.accumulate.HalfSet`.
+    noise_power: `(n_grids, shells)` of the half set; see `gem3d.fit.half_sets.HalfSet`.
     last_shell: no Fourier pixel beyond it counts.
     """
 

@@ -10,13 +10,16 @@ The held-out particles are the judge, as they are of the volume fit; they join i
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gem3d import ranks
 from gem3d.assess.overfit import LikelihoodGain, likelihood_gain
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Descent, Shapes, StepSizes
@@ -43,6 +46,19 @@ EVALUATION_STEPS = 75
 PATIENCE, GAIN_WINDOW = 3, 4
 
 
+def train_on_images(
+    start: Gaussians,
+    observations: Observations,
+    noise_power: torch.Tensor,
+    last_shell: int,
+    images: TrainingSet,
+    **options: Any,
+) -> Fit:
+    """Train Gaussians on images, on all ranks; parameters as of `ImageLoss` and `ImageTraining`."""
+    loss = ImageLoss(observations, noise_power, last_shell)
+    return ImageTraining(start=start, observations=observations, loss=loss, images=images, **options).run()
+
+
 @dataclass(kw_only=True)
 class ImageTraining:
     """A fit of Gaussians to images.
@@ -50,7 +66,8 @@ class ImageTraining:
     Parameters
     ----------
     start: where it begins, unless the checkpoint stands further on.
-    judge: operator of the held-out images; None where there are none.
+    judged: there are held-out images.
+    judge: their operator; None where there are none, and on all ranks but the first.
     voxel_size_A: of the coarsest grid that carries the images' frequencies: the unit of steps and smallest scales.
     epochs: at most; the last takes in the held-out images.
     checkpoint: written now and then, and at the end.
@@ -61,7 +78,8 @@ class ImageTraining:
     observations: Observations
     loss: ImageLoss
     images: TrainingSet
-    judge: NormalOperator | None
+    judged: bool
+    judge: NormalOperator | None = None
     voxel_size_A: float
     epochs: int
     shapes: Shapes = Shapes()  # noqa: RUF009
@@ -96,7 +114,12 @@ class ImageTraining:
 
     def restored(self) -> bool:
         """Go on from what a killed run has left, if it has."""
-        return self.checkpoint is not None and self.checkpoint.restore(self.state.restore)
+        state = self.state
+        here = self.checkpoint is not None and self.checkpoint.restore(state.restore)
+        saved = ranks.from_first((state.tensors(), state.numbers()) if here else None)
+        if saved is not None and not ranks.is_first():
+            state.restore(*saved)
+        return saved is not None
 
     @property
     def folding(self) -> bool:
@@ -106,17 +129,18 @@ class ImageTraining:
         """What is left of the state's epoch; False if the held-out images end it before."""
         state, images = self.state, self.images
         order = images.order(state.epoch, with_held_out=self.folding)[state.block :]
-        blocks = [images.blocks[block] for block in order]
-        if not blocks:
+        if len(order) == 0:
             return True
-        sizes = [size for rows in blocks for size in batch_sizes(rows)]
-        batches = self.observations.batches(np.concatenate(blocks), sizes)
+        # Of each block every rank has a part.
+        parts = [images.blocks[block][_share_of_block(images.blocks[block])] for block in order]
+        sizes = [size for rows in parts for size in batch_sizes(rows)]
+        batches = self.observations.batches(np.concatenate(parts), sizes)
         every = max(EVALUATION_STEPS, -(-images.n_training_blocks // 2))
-        for block, rows in zip(order, blocks, strict=True):
-            loss = sum(self.backward(next(batches)) for _ in batch_sizes(rows))
-            rate = 1 / (1 + state.steps / DECAY_STEPS)
-            state.step(int(block), loss, len(rows), rate, 0.0 if self.shapes_rest else rate)
-            self.seen += len(rows)
+        for block, part in zip(order, parts, strict=True):
+            loss = sum(self.backward(next(batches)) for _ in batch_sizes(part))
+            rate, n_images = 1 / (1 + state.steps / DECAY_STEPS), len(images.blocks[block])
+            state.step(int(block), loss, n_images, rate, 0.0 if self.shapes_rest else rate)
+            self.seen += n_images
             if not self.folding and state.steps % every == 0:
                 self.evaluate()
                 self.save()
@@ -145,23 +169,29 @@ class ImageTraining:
 
     def evaluate(self) -> None:
         """Judge the average by the held-out images."""
-        state, judge = self.state, self.judge
-        if judge is not None:
-            with torch.no_grad():
-                judged, _, _ = judge.loss_and_gradient(voxelize_on(state.average, judge.grid))
-            state.best.see(state.average, judged / judge.n_particles)
+        state = self.state
+        if self.judged:
+            state.best.see(state.average, ranks.from_first(self._held_out_loss()))
             if self.watch is not None:
                 self.watch(state.average, state.best.losses[-1])
         if state.loss_count == 0:
             return
         state.end_interval()
-        held_out = f", held-out {state.best.losses[-1]:.5g}" if judge is not None else ""
+        held_out = f", held-out {state.best.losses[-1]:.5g}" if self.judged else ""
         rate = self.seen / (time.perf_counter() - self.seconds)
         self.note = f"{rate:.0f} images/s, loss {state.training_loss[-1]:.5g}{held_out}"
 
+    @torch.no_grad()
+    def _held_out_loss(self) -> float:
+        """Of the average, per particle; the first rank knows it."""
+        if self.judge is None:
+            return math.nan
+        judged, _, _ = self.judge.loss_and_gradient(voxelize_on(self.state.average, self.judge.grid))
+        return judged / self.judge.n_particles
+
     def gain_of(self, gaussians: Gaussians) -> LikelihoodGain | None:
         """What Gaussians explain of the held-out images, and of as many of the others."""
-        if self.judge is None:
+        if not self.judged:
             return None
         sample, held_out = self.images.sample, self.images.rows[self.images.held_out]
         seen, unseen = (self.loss_by_shell(gaussians, rows) for rows in (sample, held_out))
@@ -169,10 +199,11 @@ class ImageTraining:
 
     def loss_by_shell(self, gaussians: Gaussians, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Loss of some images in each shell, see `ImageLoss.by_shell`."""
-        total = np.zeros((2, self.loss.last_shell + 1))
-        for batch in self.observations.batches(rows, BATCH_SIZE):
-            total += self.loss.by_shell(gaussians, *self._transformed(batch))
-        return total
+        total = torch.zeros(2, self.loss.last_shell + 1, dtype=torch.float64)
+        for batch in self.observations.batches(rows[_share_of_block(rows)], BATCH_SIZE):
+            total += torch.from_numpy(self.loss.by_shell(gaussians, *self._transformed(batch)))
+        ranks.sum_everywhere(total)
+        return total.numpy()
 
     def report(self) -> None:
         if self.progress is not None:
@@ -186,3 +217,9 @@ class ImageTraining:
     def save(self) -> None:
         if self.checkpoint is not None:
             self.checkpoint.save(self.state.tensors(), self.state.numbers())
+
+
+def _share_of_block(rows: NDArray[np.int64]) -> slice:
+    """The part of some images that is for this rank."""
+    share = ranks.share_of(len(rows))
+    return slice(share.start, share.stop)

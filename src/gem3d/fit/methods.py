@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d.fit.accumulate import HalfSet, is_held_out
+from gem3d import ranks
 from gem3d.fit.checkpoint import CheckpointOf, no_checkpoint
 from gem3d.fit.descent import Shapes
-from gem3d.fit.image_loss import ImageLoss
-from gem3d.fit.images import ImageTraining
+from gem3d.fit.half_sets import HalfSet, is_held_out
+from gem3d.fit.images import train_on_images
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.observations import Observations
 from gem3d.fit.operator import NormalOperator
 from gem3d.fit.result import Fit, Progress, Watch
 from gem3d.fit.start import Spread, Start, mean_of, support_around
 from gem3d.fit.training_set import TrainingSet
-from gem3d.fit.volume import fit_volume, grid_of
+from gem3d.fit.volume import fit_operators, fit_volume, grid_of, operators_of
+from gem3d.gaussians import Gaussians
 from gem3d.particles import file_order
 
 
@@ -41,6 +42,9 @@ class Method(Protocol):
 
     def fit_half(self, number: int, start: Start, report: Progress, watch: Watch | None = None) -> Fit:
         """Fit half 1 or 2 from its start; `watch` sees the Gaussians and their held-out loss as they are judged."""
+
+    def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit] | None:
+        """Fit both halves at the same time, where that is of use; None where it is not."""
 
     def fit_final(self, fits: tuple[Fit, Fit], report: Progress) -> Fit:
         """The map of all data, given those of the halves; may use up what the method holds."""
@@ -82,6 +86,23 @@ class FromEquations:
             watch=watch,
         )
 
+    def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit] | None:
+        if ranks.n_ranks() == 1:
+            return None
+        tasks = [
+            (
+                start.gaussians,
+                *operators_of(training, held_out, start.support_A),
+                start.most_gaussians,
+                self._shapes,
+            )
+            for start, training, held_out in zip(starts, self._training, self.held_out, strict=True)
+        ]
+        # Half 1 is done here, by the first rank; it alone writes, so half 2 has no checkpoint.
+        here = {"checkpoint": self._checkpoint_of("half1"), "progress": report}
+        one, other = ranks.each(_fit_half, tasks, here)
+        return one, other
+
     def fit_final(self, fits: tuple[Fit, Fit], report: Progress) -> Fit:
         # From the maps that have not seen the held-out particles, so that these can still tell when to stop.
         start = mean_of(fits[0].stopped, fits[1].stopped)
@@ -99,6 +120,18 @@ class FromEquations:
             checkpoint=self._checkpoint_of("final"),
             progress=report,
         )
+
+
+def _fit_half(
+    start: Gaussians,
+    operator: NormalOperator,
+    judge: NormalOperator | None,
+    most_gaussians: int,
+    shapes: Shapes,
+    **of_first: Any,
+) -> Fit:
+    """A task of `ranks.each`."""
+    return fit_operators(start, operator, judge, most_gaussians=most_gaussians, shapes=shapes, **of_first)
 
 
 class FromImages:
@@ -134,28 +167,38 @@ class FromImages:
         self._shapes, self._observations, self._seed, self._epochs = shapes, observations, seed, epochs
         self._checkpoint_of = checkpoint_of
         # Every image has been seen: from here on the batches have the sizes that are asked for.
-        self._rows = observations.excluded.without(file_order(observations.images.particles))
+        particles = observations.images.particles
+        self._rows = observations.excluded.without(file_order(particles))
         self._half = halves[self._rows]
-        self._is_held_out = is_held_out(self._rows, seed)
+        self._is_held_out = is_held_out(particles.source_row[self._rows], seed)
 
     def fit_half(self, number: int, start: Start, report: Progress, watch: Watch | None = None) -> Fit:
         mine = self._half == number
         images = TrainingSet(self._rows[mine], self._is_held_out[mine], (self._seed, number))
         held_out = self.held_out[number - 1]
         grid = grid_of(held_out, start.support_A)
-        return ImageTraining(
-            start=start.gaussians,
-            observations=self._observations,
-            loss=ImageLoss(self._observations, self._noise[number - 1], held_out.radius),
-            images=images,
-            judge=NormalOperator(held_out, grid) if held_out.n_particles > 0 else None,
+        judged = held_out.n_particles > 0
+        return ranks.together(
+            train_on_images,
+            start.gaussians,
+            self._observations,
+            self._noise[number - 1],
+            held_out.radius,
+            images,
+            judged=judged,
             voxel_size_A=grid.voxel_size_A,
             epochs=self._epochs or images.epochs,
             shapes=self._shapes,
-            checkpoint=self._checkpoint_of(f"half{number}"),
-            progress=report,
-            watch=watch,
-        ).run()
+            only_here={
+                "judge": NormalOperator(held_out, grid) if judged else None,
+                "checkpoint": self._checkpoint_of(f"half{number}"),
+                "progress": report,
+                "watch": watch,
+            },
+        )
+
+    def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit] | None:
+        return None  # all ranks are at one half already
 
     def fit_final(self, fits: tuple[Fit, Fit], report: Progress) -> Fit:
         # Two more epochs from here over all images take nearly as long as the halves, and gain in the last shells

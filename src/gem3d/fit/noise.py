@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gem3d import ranks
 from gem3d.particles.resample import Resampler
 
 SAMPLE_SIZE = 1000
@@ -51,6 +52,13 @@ class NoiseSpectrum:
         power = torch.fft.rfft2(images * self._window).abs().square().sum(0).double().flatten()
         self._total.index_add_(0, self._shell, power)
         self._count += len(images)
+
+    def add_up(self) -> None:
+        """Take in the images of all ranks."""
+        count = torch.tensor([self._count])
+        ranks.sum_everywhere(self._total)
+        ranks.sum_everywhere(count)
+        self._count = int(count)
 
     def power(self) -> torch.Tensor:
         """`(radius + 1,)` float32, expected |FFT|^2 of the noise per Fourier pixel of a whole image.

@@ -80,6 +80,7 @@ class NormalOperator:
         self.grid = grid
         self.n_particles = equations.n_particles
         self.last_shell = equations.radius
+        self.image_box_px = equations.box_size_px
         self.b = equations.right_side(grid.box_size, grid.positions)
         nz, ny, nx = (next_fast_len(2 * n - 1, real=True) for n in grid.shape)
         self.fft_shape = (nz, ny, nx)

@@ -83,5 +83,7 @@ class TrainingSet:
 
 def batch_sizes(block: NDArray[np.int64]) -> list[int]:
     """Numbers of images to be projected at once that make up a block, nearly equal."""
+    if len(block) == 0:
+        return []
     n = math.ceil(len(block) / BATCH_SIZE)
     return [len(part) for part in np.array_split(block, n)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gem3d import ranks
 from gem3d.fit.descent import Descent
 from gem3d.fit.gradient_table import GradientTable
 from gem3d.fit.stopping import BestSoFar
@@ -55,10 +56,12 @@ class TrainingState:
 
     @torch.no_grad()
     def step(self, block: int, loss: float, n_images: int, rate: float, rate_of_shapes: float) -> None:
-        """Move the Gaussians by the gradient gathered from a block of images, and their average after them."""
-        self._refine_gradient(block)
+        """Move the Gaussians by the gradient gathered from a block of images, and their average after them.
+
+        Gradient and loss are of what this rank has of the block.
+        """
+        self.loss_sum += self._refine_gradient(block, loss)
         self.descent.step(rate, rate_of_shapes)
-        self.loss_sum += loss
         self.loss_count += n_images
         self.steps += 1
         self.block += 1
@@ -66,16 +69,20 @@ class TrainingState:
         for name, mean in self.average.parameters.items():
             mean.lerp_(self.descent.current.parameters[name], share)
 
-    def _refine_gradient(self, block: int) -> None:
-        """Replace the gradient of a block by what all blocks say."""
+    def _refine_gradient(self, block: int, loss: float) -> float:
+        """Replace the gradient of a block by what all blocks say, and return the loss of the block."""
         parameters = list(self.descent.current.parameters.values())
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        refined = self.table.enter(block, torch.cat([gradient.ravel() for gradient in gradients]))
+        flat = torch.cat([gradient.ravel() for gradient in gradients])
+        if ranks.n_ranks() > 1:
+            flat, loss = _over_all_ranks(flat, loss)
+        refined = self.table.enter(block, flat)
         if self.epoch == 0:
-            return  # the Gaussians move far, and what other blocks said is out of date at once
+            refined = flat  # the Gaussians move far, and what other blocks said is out of date at once
         parts = torch.split(refined, [p.numel() for p in parameters])
         for parameter, gradient in zip(parameters, parts, strict=True):
             parameter.grad = gradient.view_as(parameter)
+        return loss
 
     def end_interval(self) -> None:
         """Take down the loss of the images seen since the last time."""
@@ -150,3 +157,10 @@ class TrainingState:
         self.training_loss = list(numbers["training_loss"])
         for name in ("epoch", "block", "steps", "loss_sum", "loss_count"):
             setattr(self, name, numbers[name])
+
+
+def _over_all_ranks(flat: torch.Tensor, loss: float) -> tuple[torch.Tensor, float]:
+    """Sums of gradient and loss, in one message; of the loss' digits float32 has more than anyone looks at."""
+    both = torch.cat([flat, flat.new_tensor([loss])])
+    ranks.sum_everywhere(both)
+    return both[:-1], float(both[-1])

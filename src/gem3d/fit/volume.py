@@ -65,15 +65,54 @@ def fit_volume(
     ----------
     held_out: equations of particles kept apart, whose likelihood ends each round.
     support_A: (low, high) in A from the box centre along z, y, x; density outside is not modelled.
+
+    The others are those of `fit_operators`.
+    """
+    return fit_operators(
+        start,
+        *operators_of(training, held_out, support_A),
+        most_gaussians=most_gaussians,
+        restart=restart,
+        shapes=shapes,
+        checkpoint=checkpoint,
+        progress=progress,
+        watch=watch,
+    )
+
+
+def operators_of(
+    training: NormalEquations, held_out: NormalEquations, support_A: tuple[tuple[float, float], ...]
+) -> tuple[NormalOperator, NormalOperator | None]:
+    """What a fit inside a support needs of equations; no judge where no particle is held out."""
+    grid = grid_of(training, support_A)
+    judge = NormalOperator(held_out, grid) if held_out.n_particles > 0 else None
+    return NormalOperator(training, grid), judge
+
+
+def fit_operators(
+    start: Gaussians,
+    operator: NormalOperator,
+    judge: NormalOperator | None,
+    *,
+    most_gaussians: int = 0,
+    restart: bool = False,
+    shapes: Shapes = Shapes(),  # noqa: B008
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+) -> Fit:
+    """Fit Gaussians to the operator of the training equations, from `start`.
+
+    Parameters
+    ----------
+    judge: operator of particles kept apart, whose likelihood ends each round.
     most_gaussians: rounds of growth stop short of more; 0 for no growth.
     restart: `start` is fitted already, take small steps.
     checkpoint: written now and then; the fit goes on from what it holds.
     progress: called with (steps done, steps expected, what the held-out particles say).
     watch: called with the Gaussians and their held-out loss per particle as they are judged.
     """
-    grid = grid_of(training, support_A)
-    operator = NormalOperator(training, grid)
-    judge = NormalOperator(held_out, grid) if held_out.n_particles > 0 else None
+    grid = operator.grid
 
     def descent_from(gaussians: Gaussians) -> Descent:
         return Descent(gaussians, grid.voxel_size_A, STEP_SIZES, BETAS, shapes)
@@ -99,7 +138,7 @@ def fit_volume(
     assert best is not None
     if judge is None:
         return Fit(best, best, tuple(state.rounds))
-    gain = _gain(best, operator, judge, training.box_size_px)
+    gain = _gain(best, operator, judge)
     if not state.folding:
         state.begin_round(descent_from(best), FOLD_RATE, folding=True)
     folded, _ = run.round(operator + judge, None, FOLD_STEPS)
@@ -160,14 +199,12 @@ class _Run:
             self._report(state.steps, max(self.EXPECTED, state.steps + FOLD_STEPS), note)
 
 
-def _gain(
-    gaussians: Gaussians, operator: NormalOperator, judge: NormalOperator, box_size_px: int
-) -> LikelihoodGain:
+def _gain(gaussians: Gaussians, operator: NormalOperator, judge: NormalOperator) -> LikelihoodGain:
     """What Gaussians explain of the particles of both operators."""
     with torch.no_grad():
         volume = voxelize_on(gaussians, operator.grid)
     seen, unseen = operator.loss_by_shell(volume), judge.loss_by_shell(volume)
-    return likelihood_gain(seen, unseen, operator.n_particles, judge.n_particles, box_size_px)
+    return likelihood_gain(seen, unseen, operator.n_particles, judge.n_particles, operator.image_box_px)
 
 
 def grid_of(equations: NormalEquations, support_A: tuple[tuple[float, float], ...]) -> Grid:

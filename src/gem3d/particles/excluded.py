@@ -92,13 +92,22 @@ class ExcludedImages:
         bad = status != GOOD
         if bad.any():
             self.statuses[rows[bad]] = status[bad]
-            if len(self) > self._most_share * len(self.statuses):
-                raise ImageStackError(
-                    f"{particles.source}: {self._counted()} of {len(self.statuses)} cannot be used, perhaps more: "
-                    f"{self.first_few(particles)}. That is over {100 * self._most_share:g} %: {self.advice()}"
-                )
+            self.refuse_too_many(particles)
         good: NDArray[np.bool_] = ~bad
         return good
+
+    def refuse_too_many(self, particles: Particles) -> None:
+        """End a run that would leave out too many.
+
+        Raises
+        ------
+        ImageStackError
+        """
+        if len(self) > self._most_share * len(self.statuses):
+            raise ImageStackError(
+                f"{particles.source}: {self._counted()} of {len(self.statuses)} cannot be used, perhaps more: "
+                f"{self.first_few(particles)}. That is over {100 * self._most_share:g} %: {self.advice()}"
+            )
 
     def first_few(self, particles: Particles) -> str:
         """The first images left out, with their reasons."""

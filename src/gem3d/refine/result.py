@@ -22,7 +22,7 @@ class HalfMaps:
     Attributes
     ----------
     maps: Gaussian half maps.
-    noise_power: of each half, see `gem3d.fit.accumulate.HalfSet`.
+    noise_power: of each half, see `gem3d.fit.half_sets.HalfSet`.
     calibrated: FSC, and how much of each shell to believe.
     """
 

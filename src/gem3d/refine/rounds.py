@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gem3d import ranks
 from gem3d.assess import CalibratedFSC
+from gem3d.assess.shells import FloatVolume
 from gem3d.errors import warn
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.observations import Observations
@@ -120,27 +122,30 @@ class _Course:
         last = _last_shell(found.calibrated)
         weight = torch.from_numpy(found.calibrated.regression_weight[: last + 1]).float()
         pixel_size_A = self.given.pixel_size_A
-        before, comparisons = self.states, 0
-        states = []
-        for half in (0, 1):
-            with reporter.stage(f"round {number}, refine half {half + 1}", "images") as report:
-                rows = self.rows[half]
-                images = ImagesOfHalf(
-                    self.given, rows, torch.from_numpy(found.maps[half]), weight, found.noise_power[half]
-                )
-                state, n = refine_half(
-                    images,
-                    self.states[half],
-                    self.given.images.particles.micrograph_index[rows].astype(np.int64),
-                    self.settings,
-                    np.random.default_rng([self.seed, half + 1, number]),
-                    first=number == 1,
-                    pixel_size_A=pixel_size_A,
-                    report=report,
-                )
-                states.append(state)
-                comparisons += n
-                del images  # one volume at a time
+        before = self.states
+        tasks = [
+            (
+                self.given,
+                self.rows[half],
+                found.maps[half],
+                weight,
+                found.noise_power[half],
+                self.states[half],
+                self.settings,
+                (self.seed, half + 1, number),
+            )
+            for half in (0, 1)
+        ]
+        if ranks.n_ranks() > 1:
+            with reporter.stage(f"round {number}, refine halves", "images") as report:
+                refined = ranks.each(_refine_half, tasks, {"report": report})
+        else:
+            refined = []
+            for half in (0, 1):
+                with reporter.stage(f"round {number}, refine half {half + 1}", "images") as report:
+                    refined.append(_refine_half(*tasks[half], report=report))
+        states = [state for state, _ in refined]
+        comparisons = sum(n for _, n in refined)
         self.states = tuple(states)
         moved = torch.cat(
             [new.estimates.distance_from(old.estimates) for new, old in zip(states, before, strict=True)]
@@ -252,6 +257,30 @@ class _Course:
         self.best_states = tuple(state(f"best{half}/") for half in (0, 1))
         self.reports = [RoundReport(**report) for report in numbers["reports"]]
         self.best_sum, self.ended = numbers["best_sum"], numbers["ended"]
+
+
+def _refine_half(
+    observations: Observations,
+    rows: NDArray[np.int64],
+    density: FloatVolume,
+    weight: torch.Tensor,
+    noise_power: torch.Tensor,
+    state: HalfState,
+    settings: RefineSettings,
+    stream: tuple[int, ...],
+    report: Callable[[int, int, str], None] | None = None,
+) -> tuple[HalfState, int]:
+    """One round of one half, which seed, half and round give random numbers of its own."""
+    return refine_half(
+        ImagesOfHalf(observations, rows, torch.from_numpy(density), weight, noise_power),
+        state,
+        observations.images.particles.micrograph_index[rows].astype(np.int64),
+        settings,
+        np.random.default_rng(stream),
+        first=stream[-1] == 1,
+        pixel_size_A=observations.pixel_size_A,
+        report=report,
+    )
 
 
 def _fsc_sum(calibrated: CalibratedFSC) -> float:

@@ -1,0 +1,109 @@
+"""Weighted slices of one set of images, on their way into its normal equations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from gem3d import ranks
+from gem3d.fit.normal_equations import NormalEquations
+from gem3d.kernels.insert_slices import insert_slices, slice_shape, weigh_slices
+
+# Weighted slices that wait for their insertion.
+WAITING_BYTES = 32 << 20
+
+
+class SlicesOfSet:
+    """Weighted slices on their way into the equations of one set.
+
+    The accumulator is far larger than a cache; many slices at once visit it once.
+
+    Attributes
+    ----------
+    equations: with the slices inserted so far.
+    n_particles: of the slices inserted, not of those that wait.
+    """
+
+    def __init__(self, box_size_px: int, pixel_size_A: float, radius: int) -> None:
+        self.equations = NormalEquations.zeros(box_size_px, pixel_size_A, radius)
+        shape = slice_shape(radius)
+        self._waiting = torch.empty((max(8, WAITING_BYTES // (4 * math.prod(shape))), *shape))
+        self._rotations = torch.empty((len(self._waiting), 3, 3), dtype=torch.float64)
+        self._n_waiting = 0
+        self.n_particles = 0
+
+    def add(
+        self,
+        transforms: torch.Tensor,
+        ctf_coefficients: torch.Tensor,
+        shifts_px: torch.Tensor,
+        rotations: torch.Tensor,
+        sample_weight: torch.Tensor,
+    ) -> None:
+        """Take the slices of some images; parameters as of `weigh_slices`."""
+        done = 0
+        step_per_A = 1 / (self.equations.box_size_px * self.equations.pixel_size_A)
+        while done < len(transforms):
+            if self._n_waiting == len(self._waiting):
+                self.insert()
+            n = min(len(transforms) - done, len(self._waiting) - self._n_waiting)
+            taken, slots = slice(done, done + n), slice(self._n_waiting, self._n_waiting + n)
+            weigh_slices(
+                transforms[taken],
+                ctf_coefficients[taken],
+                shifts_px[taken],
+                sample_weight,
+                step_per_A,
+                out=self._waiting[slots],
+            )
+            self._rotations[slots] = rotations[taken]
+            self._n_waiting += n
+            done += n
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every tensor by name. Slices that wait go along: inserted sooner, they would be added in another order."""
+        waiting = slice(0, self._n_waiting)
+        return {
+            "accumulator": self.equations.accumulator,
+            "waiting": self._waiting[waiting],
+            "rotations": self._rotations[waiting],
+        }
+
+    def restore(self, accumulator: torch.Tensor, waiting: torch.Tensor, rotations: torch.Tensor) -> None:
+        """Go on from such tensors.
+
+        Raises
+        ------
+        ValueError: they are of another grid.
+        """
+        if accumulator.shape != self.equations.accumulator.shape or len(waiting) > len(self._waiting):
+            raise ValueError("it is of images of another size, or of another resolution")
+        self.equations = replace(self.equations, accumulator=accumulator)
+        self._n_waiting = len(waiting)
+        self._waiting[: self._n_waiting] = waiting
+        self._rotations[: self._n_waiting] = rotations
+
+    def finish(self) -> NormalEquations:
+        """The equations of every image added."""
+        self.insert()
+        return replace(self.equations, n_particles=self.n_particles)
+
+    def add_up(self) -> None:
+        """Take in the slices of all ranks, on the first; the others begin anew."""
+        self.insert()
+        count = torch.tensor([self.n_particles])
+        ranks.sum_on_first(self.equations.accumulator)
+        ranks.sum_on_first(count)
+        self.n_particles = int(count)
+        if not ranks.is_first():
+            self.equations.accumulator.zero_()
+            self.n_particles = 0
+
+    def insert(self) -> None:
+        """Insert the slices that wait."""
+        waiting = slice(0, self._n_waiting)
+        insert_slices(self.equations.accumulator, self._waiting[waiting], self._rotations[waiting])
+        self.n_particles += self._n_waiting
+        self._n_waiting = 0
