@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gem3d import ranks
 from gem3d.assess import automatic_mask, calibrated_fsc
 from gem3d.assess.shells import FloatVolume
 from gem3d.fit.accumulate import accumulate
@@ -131,7 +130,7 @@ def fit_halves(
         )
 
     both = None
-    if ranks.n_ranks() > 1:
+    if method.fits_both:
         with job.reporter.stage(f"{prefix}fit halves", method.unit) as report:
             both = method.fit_both([start_of(1), start_of(2)], report)
     fits: list[Fit] = []

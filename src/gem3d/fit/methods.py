@@ -33,18 +33,20 @@ class Method(Protocol):
     unit: of what its progress counts; `final_unit`: that of the final map, "" where nothing is worth counting.
     spread: the Gaussians that it likes to start from.
     held_out: equations of the held-out particles of each half.
+    fits_both: other processes can fit one half while this one fits the other.
     """
 
     unit: str
     final_unit: str
     spread: Spread
     held_out: tuple[NormalEquations, NormalEquations]
+    fits_both: bool
 
     def fit_half(self, number: int, start: Start, report: Progress, watch: Watch | None = None) -> Fit:
         """Fit half 1 or 2 from its start; `watch` sees the Gaussians and their held-out loss as they are judged."""
 
-    def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit] | None:
-        """Fit both halves at the same time, where that is of use; None where it is not."""
+    def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit]:
+        """Fit both halves at the same time; only where `fits_both`."""
 
     def fit_final(self, fits: tuple[Fit, Fit], report: Progress) -> Fit:
         """The map of all data, given those of the halves; may use up what the method holds."""
@@ -70,6 +72,7 @@ class FromEquations:
     ) -> None:
         self.held_out = (sets[0].held_out, sets[1].held_out)
         self.noise_power = (sets[0].noise_power, sets[1].noise_power)
+        self.fits_both = ranks.n_ranks() > 1
         self._training = [half.training for half in sets]
         self._shapes, self._checkpoint_of = shapes, checkpoint_of
 
@@ -86,9 +89,7 @@ class FromEquations:
             watch=watch,
         )
 
-    def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit] | None:
-        if ranks.n_ranks() == 1:
-            return None
+    def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit]:
         tasks = [
             (
                 start.gaussians,
@@ -147,6 +148,7 @@ class FromImages:
     """
 
     unit, final_unit = "images", ""
+    fits_both = False  # every process is at one half already
     # Narrower, since wide ones narrow slowly; and more, since fewer so narrow fit noise: docs/training.md.
     spread = Spread(volume_per_gaussian_A3=50.0, voxels_per_gaussian=5.0, scale_per_spacing=0.43)
 
@@ -197,8 +199,8 @@ class FromImages:
             },
         )
 
-    def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit] | None:
-        return None  # all ranks are at one half already
+    def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit]:
+        raise NotImplementedError
 
     def fit_final(self, fits: tuple[Fit, Fit], report: Progress) -> Fit:
         # Two more epochs from here over all images take nearly as long as the halves, and gain in the last shells
