@@ -89,6 +89,12 @@ class Descent:
         of_shapes = rate if rate_of_shapes is None else rate_of_shapes
         if not self._shapes.rotations or self._shapes.isotropic:
             self.current.quaternions.grad = None
+        elif self.current.quaternions.grad is not None:
+            # A ball has no axes: its gradient is nothing but rounding, which Adam would make whole steps of. Two runs
+            # whose sums differ in the last digit would part at once.
+            log_scales = self.current.log_scales.detach()
+            is_ball = (log_scales == log_scales[:, :1]).all(dim=1, keepdim=True)
+            self.current.quaternions.grad.masked_fill_(is_ball, 0.0)
         of_scales = self.current.log_scales.grad
         if self._shapes.isotropic and of_scales is not None:
             of_scales.copy_(of_scales.mean(dim=1, keepdim=True).expand_as(of_scales))
