@@ -27,6 +27,7 @@ import kernels  # noqa: F401
 import million  # noqa: F401
 import quality  # noqa: F401
 import reader_memory  # noqa: F401
+import reading  # noqa: F401
 import refinement  # noqa: F401
 import refinement_design  # noqa: F401
 import relion
@@ -40,7 +41,7 @@ from registry import REGISTRY, Benchmark, Skipped
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGE_NAMES = ("results.md", "assessment.md", "survival.md", "fuzzing.md")
+PAGE_NAMES = ("results.md", "assessment.md", "survival.md", "fuzzing.md", "performance.md")
 PAGES = tuple(HERE.parent / "docs" / name for name in PAGE_NAMES)
 
 

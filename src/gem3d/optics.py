@@ -114,9 +114,14 @@ def antisymmetric_phase(
 
 
 @lru_cache(maxsize=MOST_KNOWN_FACTORS)
-def phase_factors(coefficients: tuple[float, ...], box_size_px: int, pixel_size_A: float) -> torch.Tensor:
-    """`(D, D // 2 + 1)` complex64 factors exp(i phase) of an `rfft2`, which must not be changed."""
+def phase_factors(
+    coefficients: tuple[float, ...],
+    box_size_px: int,
+    pixel_size_A: float,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> torch.Tensor:
+    """`(D, D // 2 + 1)` complex64 factors exp(i phase) of an `rfft2`, on a device, which must not be changed."""
     kx = torch.fft.rfftfreq(box_size_px, dtype=torch.float64) / pixel_size_A
     ky = torch.fft.fftfreq(box_size_px, dtype=torch.float64)[:, None] / pixel_size_A
     phase = antisymmetric_phase(coefficients, kx, ky)
-    return torch.polar(torch.ones_like(phase), phase).to(torch.complex64)
+    return torch.polar(torch.ones_like(phase), phase).to(torch.complex64).to(device)

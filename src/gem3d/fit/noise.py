@@ -27,10 +27,15 @@ class NoiseSpectrum:
     Parameters
     ----------
     resampler: what brought the images to their grid; None where they were stored on it.
+    device: where the images are.
     """
 
     def __init__(
-        self, box_size_px: int, particle_radius_px: float, resampler: Resampler | None = None
+        self,
+        box_size_px: int,
+        particle_radius_px: float,
+        resampler: Resampler | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         pixel = torch.arange(box_size_px) - box_size_px // 2
         distance = (pixel[:, None] ** 2 + pixel**2).float().sqrt()
@@ -44,14 +49,20 @@ class NoiseSpectrum:
         kx = torch.arange(box_size_px // 2 + 1)
         shell = (k[:, None] ** 2 + kx**2).sqrt().round().long()
         self._shell = shell.clamp(max=radius + 1).flatten()
-        self._total = torch.zeros(radius + 2, dtype=torch.float64)
-        self._count = 0
+        self._window_there, self._shell_there = self._window.to(device), self._shell.to(device)
+        self._total = torch.zeros(radius + 2, dtype=torch.float64, device=device)
+        self._count = torch.zeros((), dtype=torch.float64, device=device)
 
-    def add(self, images: torch.Tensor) -> None:
-        """Add `(b, D, D)` images whose background has mean 0."""
-        power = torch.fft.rfft2(images * self._window).abs().square().sum(0).double().flatten()
-        self._total.index_add_(0, self._shell, power)
-        self._count += len(images)
+    def add(self, images: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """Add `(b, D, D)` images whose background has mean 0.
+
+        Parameters
+        ----------
+        weight: `(b,)`, 0 for images that are zero and are not to be counted, else 1; None for all 1.
+        """
+        power = torch.fft.rfft2(images * self._window_there).abs().square().sum(0).double().flatten()
+        self._total.index_add_(0, self._shell_there, power)
+        self._count += len(images) if weight is None else weight.sum()
 
     def add_up(self) -> None:
         """Take in the images of all ranks."""
@@ -61,15 +72,16 @@ class NoiseSpectrum:
         self._count = int(count)
 
     def power(self) -> torch.Tensor:
-        """`(radius + 1,)` float32, expected |FFT|^2 of the noise per Fourier pixel of a whole image.
+        """`(radius + 1,)` float32 on the host, expected |FFT|^2 of the noise per Fourier pixel of a whole image.
 
         Infinite in shells that the images hold nothing of, and where there are no images. Where images do not reach
         the whole box, it is what the noise would be if they did: Fourier pixels are then finer than the images tell
         apart, and all together must not count for more than there are independent ones.
         """
-        samples = torch.bincount(self._shell, minlength=len(self._total)) * max(self._count, 1)
-        power = (self._total / samples / self._share())[:-1].float().clamp(min=LEAST_POWER)
-        power[self._last_shell + 1 if self._count else 0 :] = math.inf
+        count, total = int(self._count), self._total.cpu()
+        samples = torch.bincount(self._shell, minlength=len(total)) * max(count, 1)
+        power = (total / samples / self._share())[:-1].float().clamp(min=LEAST_POWER)
+        power[self._last_shell + 1 if count else 0 :] = math.inf
         return power
 
     def _share(self) -> torch.Tensor:

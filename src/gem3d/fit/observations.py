@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gem3d.fit.device_batches import DeviceBatches
 from gem3d.optics import ctf_coefficients, phase_factors
 from gem3d.particles import (
     ExcludedImages,
@@ -19,6 +20,7 @@ from gem3d.particles import (
     Particles,
     measure_images,
 )
+from gem3d.particles.copy_lane import send
 
 
 @dataclass(frozen=True)
@@ -96,25 +98,44 @@ class Observations:
             assert batch.statistics is not None
             yield batch, batch.statistics
 
-    def transform(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> torch.Tensor:
-        """`(b, D, D // 2 + 1)` complex transforms of images, the phase origin at pixel (0, 0).
+    def device_batches(
+        self, rows: NDArray[np.int64], batch_size: int | Sequence[int], device: torch.device
+    ) -> DeviceBatches:
+        """Images in the given order on a device, good and bad, with a weight of 0 for the bad; see `DeviceBatches`.
+
+        Once the pass has ended, all that cannot be used are in `excluded`.
+        """
+        return DeviceBatches(
+            self.images,
+            self.excluded,
+            self.particle_radius_px,
+            normalise=self.normalise,
+            rows=rows,
+            batch_size=batch_size,
+            device=device,
+        )
+
+    def transform(self, images: NDArray[np.float32] | torch.Tensor, rows: NDArray[np.int64]) -> torch.Tensor:
+        """`(b, D, D // 2 + 1)` complex transforms of images, the phase origin at pixel (0, 0), where the images are.
 
         The phases that aberrations of the microscope gave them are turned back.
 
         Parameters
         ----------
-        images: `(b, D, D)`, of `batches`.
-        rows: `(b,)`, their particles.
+        images: `(b, D, D)`, of `batches` or `device_batches`.
+        rows: `(b,)`, their particles, on the host.
         """
-        transforms: torch.Tensor = torch.fft.rfft2(torch.from_numpy(images))
-        particles = self.images.particles
+        if not isinstance(images, torch.Tensor):
+            images = torch.from_numpy(images)
+        transforms: torch.Tensor = torch.fft.rfft2(images)
+        particles, device = self.images.particles, transforms.device
         for index, group in enumerate(particles.optics):
             if not any(group.phase_coefficients):
                 continue
-            mine = particles.optics_index[rows] == index
-            if mine.any():
-                factors = phase_factors(group.phase_coefficients, self.box_size_px, self.pixel_size_A)
-                transforms[torch.from_numpy(mine)] *= factors.conj()
+            mine = np.flatnonzero(particles.optics_index[rows] == index)
+            if len(mine):
+                factors = phase_factors(group.phase_coefficients, self.box_size_px, self.pixel_size_A, device)
+                transforms[send(torch.from_numpy(mine), device)] *= factors.conj()
         return transforms
 
     def _measure(self, images: NDArray[np.float32], grid: ImageGrid) -> ImageStatistics:

@@ -75,6 +75,8 @@ class ImageSource:
     Attributes
     ----------
     particles: the same set, the box size of every optics group that has particles filled in.
+    stacks: the headers of those in use, by stack index.
+    invert: as given.
     grids: those that the images are stored on.
     grid_index: `(n,)` int16, of each particle's, into `grids`.
     grid: the common one, that of most particles, binned: what images come on.
@@ -94,9 +96,9 @@ class ImageSource:
         invert: bool = False,
         binning: float = 1.0,
     ) -> None:
-        self._invert = invert
-        self._stacks = open_stacks(particles, None if datadir is None else Path(datadir))
-        boxes = box_sizes(particles, self._stacks)
+        self.invert = invert
+        self.stacks = open_stacks(particles, None if datadir is None else Path(datadir))
+        boxes = box_sizes(particles, self.stacks)
         groups = zip(particles.optics, boxes, strict=True)
         self.particles = replace(
             particles, optics=tuple(replace(group, box_size_px=box) for group, box in groups)
@@ -135,13 +137,13 @@ class ImageSource:
 
     def stack_files(self) -> dict[int, Path]:
         """Where each stack that is used was found, by its index."""
-        return {stack: header.path for stack, header in self._stacks.items()}
+        return {stack: header.path for stack, header in self.stacks.items()}
 
     def image_ids(self) -> NDArray[np.int64]:
         """`(n,)`, alike for particles that refer to one image, by whatever name of its file."""
         files: dict[str, int] = {}
         file_of_stack = np.zeros(len(self.particles.stacks), np.int64)
-        for stack, header in self._stacks.items():
+        for stack, header in self.stacks.items():
             file_of_stack[stack] = files.setdefault(os.path.realpath(header.path), len(files))
         file = file_of_stack[self.particles.stack_index]
         ids: NDArray[np.int64] = (file << 32) + self.particles.image_index
@@ -168,13 +170,19 @@ class ImageSource:
         ------
         ImageStackError: on iteration, when a stack has gone or become shorter since it was opened.
         """
+        return self._batches(*self.cut(order, batch_size), prepare)
+
+    def cut(
+        self, order: NDArray[np.int64], batch_size: int | Sequence[int]
+    ) -> tuple[NDArray[np.int64], list[int]]:
+        """The order, checked, and where its batches begin, and where the last ends; parameters as of `batches`."""
         order = np.asarray(order, dtype=np.int64)
         if order.ndim != 1:
             raise ValueError(f"need a 1-d order, got {order.shape}")
         edges = _edges(order.size, batch_size)
         if order.size and (order.min() < 0 or order.max() >= len(self)):
             raise IndexError(f"order holds rows outside 0..{len(self) - 1}")
-        return self._batches(order, edges, prepare)
+        return order, edges
 
     def _batches(
         self, order: NDArray[np.int64], edges: list[int], prepare: Preparation | None
@@ -192,7 +200,7 @@ class ImageSource:
 
         def read_ahead() -> None:
             try:
-                with StackReader(self._stacks) as reader:
+                with StackReader(self.stacks) as reader:
                     for start, end in pairwise(edges):
                         memory = free.get()
                         if stop.is_set():
@@ -239,7 +247,7 @@ class ImageSource:
             images, memory = memory[:size].reshape(len(places), box, box), memory[size:]
             mine = rows[places]
             reader.read(self.particles.stack_index[mine], self.particles.image_index[mine], images)
-            if self._invert:
+            if self.invert:
                 np.negative(images, out=images)
             stored.append(_Stored(grid, places, images))
         return stored

@@ -84,23 +84,39 @@ def measure_images(images: NDArray[np.float32], radius_px: float, *, normalise: 
     inside = _inside(images.shape[1], float(radius_px))
     status = np.zeros(len(images), np.uint8)
     found = np.zeros((len(images), 3))
-    fewest = min(FEWEST_PIXELS_WITH_POWER, images.shape[1] ** 2 * _FEWEST_OF_ALL_PIXELS)
+    fewest = fewest_pixels_with_power(images.shape[1])
     in_shares(_measure, len(images), images, inside, normalise, fewest, status, found)
     return ImageStatistics(status, *found.T)
 
 
-@lru_cache(maxsize=16)
-def _inside(box_size_px: int, radius_px: float) -> NDArray[np.int64]:
-    """First column inside the circle and the one after the last, of every image row, `(D, 2)`."""
+def particle_circle(box_size_px: int, radius_px: float) -> NDArray[np.bool_]:
+    """Pixels that are no background, `(D, D)`: at most `radius_px` from pixel (n//2, n//2).
+
+    Raises
+    ------
+    SettingsError: they leave no background.
+    """
     offset = np.arange(box_size_px) - box_size_px // 2
-    inside = offset[:, None] ** 2 + offset[None, :] ** 2 <= radius_px**2
+    inside: NDArray[np.bool_] = offset[:, None] ** 2 + offset[None, :] ** 2 <= radius_px**2
     if not radius_px > 0 or np.count_nonzero(~inside) < 2:
         raise SettingsError(
             f"a background radius of {radius_px:g} px leaves no background in images of {box_size_px} px; "
             f"give a smaller particle diameter (less than {box_size_px} px)."
         )
+    return inside
+
+
+@lru_cache(maxsize=16)
+def _inside(box_size_px: int, radius_px: float) -> NDArray[np.int64]:
+    """First column inside the circle and the one after the last, of every image row, `(D, 2)`."""
+    inside = particle_circle(box_size_px, radius_px)
     first = np.where(inside.any(axis=1), inside.argmax(axis=1), 0)
     return np.stack([first, first + inside.sum(axis=1)], axis=1)
+
+
+def fewest_pixels_with_power(box_size_px: int) -> float:
+    """Fewer than so many, and the power of an image of this box is that of a hot pixel."""
+    return min(FEWEST_PIXELS_WITH_POWER, box_size_px**2 * _FEWEST_OF_ALL_PIXELS)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FASTMATH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -67,3 +68,8 @@ class Resampler:
         for begin in range(0, len(images), _IMAGES_AT_ONCE):
             some = torch.from_numpy(images[begin : begin + _IMAGES_AT_ONCE])
             out[where[begin : begin + _IMAGES_AT_ONCE]] = self._times_factor @ (some @ self.matrix.T)
+
+    def on(self, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What takes images `(b, D, D)` float32 on a device to `(b, D', D')` there; its matrices are moved once."""
+        left, right = self._times_factor.to(device), self.matrix.T.to(device)
+        return lambda images: left @ (images @ right)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,21 +16,23 @@ from gem3d.errors import ImageStackError
 from gem3d.input_file import READ_FLAGS
 from gem3d.particles.mrc_stack import MrcStack
 
-_MAX_OPEN_FILES = 64
+MAX_OPEN_FILES = 64
 _MAX_IMAGES_PER_READ = 1024  # the system's limit on the buffers of one call, IOV_MAX
 _MAX_READ_BYTES = 64 << 20
 
 
 class StackReader:
-    """Reads images as native float32, with a bounded number of open files. One thread at a time.
+    """Reads images, with a bounded number of open files. One thread at a time.
 
     Parameters
     ----------
     stacks: by stack index.
+    most_open: files at a time.
     """
 
-    def __init__(self, stacks: Mapping[int, MrcStack]) -> None:
+    def __init__(self, stacks: Mapping[int, MrcStack], most_open: int = MAX_OPEN_FILES) -> None:
         self._stacks = stacks
+        self._most_open = most_open
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         self._scratch = np.empty(0, np.uint8)
 
@@ -42,15 +45,13 @@ class StackReader:
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
-    def read(
-        self, stack_index: NDArray[np.int32], image_index: NDArray[np.int32], out: NDArray[np.float32]
-    ) -> None:
+    def read(self, stack_index: NDArray[np.int32], image_index: NDArray[np.int32], out: NDArray[Any]) -> None:
         """Fill `out[i]` with image `image_index[i]` of stack `stack_index[i]`.
 
         Parameters
         ----------
         stack_index, image_index: `(b,)`, of stacks of one box size.
-        out: `(b, D, D)` float32, C-contiguous.
+        out: `(b, D, D)`, C-contiguous, of float32 or of the pixels' own type, in native byte order.
 
         Raises
         ------
@@ -69,14 +70,14 @@ class StackReader:
                     int(stack[first]), int(image[first]), order[first : min(first + step, end)], out
                 )
 
-    def _read_run(self, stack: int, image: int, slots: NDArray[np.intp], out: NDArray[np.float32]) -> None:
+    def _read_run(self, stack: int, image: int, slots: NDArray[np.intp], out: NDArray[Any]) -> None:
         header = self._stacks[stack]
         offset = header.data_offset + image * header.image_bytes
         neighbours = bool((np.diff(slots) == 1).all())
         target = out[slots[0] : slots[-1] + 1] if neighbours else None
-        if header.dtype == np.float32:  # native order only; the file's bytes are the answer
+        if header.dtype == out.dtype:  # byte order included; the file's bytes are the answer
             buffers = [target] if target is not None else [out[slot] for slot in slots]
-            self._fill(stack, [buffer.data.cast("B") for buffer in buffers], offset)
+            self._fill(stack, [buffer.reshape(-1).view(np.uint8).data for buffer in buffers], offset)
             return
         raw = self._raw_bytes(len(slots) * header.image_bytes)
         self._fill(stack, [raw.data], offset)
@@ -109,7 +110,7 @@ class StackReader:
         if stack in self._descriptors:
             self._descriptors.move_to_end(stack)
             return self._descriptors[stack]
-        if len(self._descriptors) >= _MAX_OPEN_FILES:
+        if len(self._descriptors) >= self._most_open:
             os.close(self._descriptors.popitem(last=False)[1])
         fd = os.open(self._stacks[stack].path, READ_FLAGS)
         self._descriptors[stack] = fd
