@@ -32,6 +32,7 @@ import refinement  # noqa: F401
 import refinement_design  # noqa: F401
 import relion
 import scaling  # noqa: F401
+import several  # noqa: F401
 import speed  # noqa: F401
 import store
 import tables
@@ -41,7 +42,7 @@ from registry import REGISTRY, Benchmark, Skipped
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-PAGE_NAMES = ("results.md", "assessment.md", "survival.md", "fuzzing.md", "performance.md")
+PAGE_NAMES = ("results.md", "assessment.md", "survival.md", "fuzzing.md", "performance.md", "cluster.md")
 PAGES = tuple(HERE.parent / "docs" / name for name in PAGE_NAMES)
 
 

@@ -93,7 +93,7 @@ def test_an_error_of_the_input_is_told_once(tmp_path: Path) -> None:
 def test_a_job_that_loses_a_process_ends_and_goes_on_later(made: Simulation, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("reconstruct", made.star, "--out", out, "--quiet", *OPTIONS["images"][:-1])
-    processes = launch(3, *options, "500")
+    processes = launch(3, *options, "40")
     begun_s = time.monotonic()
     while not (out / "linear_half2.mrc").exists():  # training has begun
         assert time.monotonic() - begun_s < 60
@@ -108,7 +108,7 @@ def test_a_job_that_loses_a_process_ends_and_goes_on_later(made: Simulation, tmp
     assert "another process of this job" in (out / "run.log").read_text()
 
     # With fewer processes and epochs: what has been done of the passes over the images is not done again.
-    codes, said = ended(launch(2, *options, "500", "--resume"))
+    codes, said = ended(launch(2, *options, "40", "--resume"))
     assert codes == [0, 0], said
     assert (out / "summary.json").exists()
     assert not (out / "checkpoint").exists()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gem3d.assess import automatic_mask, calibrated_fsc
 from gem3d.assess.shells import FloatVolume
+from gem3d.device import CPU, Device
 from gem3d.fit.accumulate import accumulate
 from gem3d.fit.checkpoint import CheckpointOf
 from gem3d.fit.descent import Shapes
@@ -36,6 +37,7 @@ class Job:
     last_shell: last Fourier shell to use.
     diameter_A: of the sphere that holds the particle.
     mask: for measuring, where the user gave one.
+    device: where to compute.
     """
 
     settings: ReconstructSettings
@@ -44,6 +46,7 @@ class Job:
     last_shell: int
     diameter_A: float
     mask: FloatVolume | None
+    device: Device = CPU
 
     def mask_of(self, linear: tuple[FloatVolume, FloatVolume], pixel_size_A: float) -> FloatVolume:
         """The mask to measure in: the user's, or one drawn from the mean of the linear half maps."""

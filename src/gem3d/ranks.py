@@ -32,6 +32,9 @@ PATIENCE = timedelta(days=2)
 # While a rank waits it looks now and then, so that signals reach it: at once for so long, then less often.
 BUSY_S, NAP_S, LONG_NAP_S = 2e-3, 2e-4, 5e-3
 
+seconds_of_sums = 0.0
+"""What this process has spent in sums over all ranks, waiting for the others included."""
+
 # Names of the calls that the first rank has handed out and that have not come to their end.
 _calls: list[str] = []
 
@@ -164,13 +167,13 @@ def shares(n: int, multiple: int = 1) -> list[range]:
 def sum_on_first(tensor: torch.Tensor) -> None:
     """Add up a tensor over all ranks, in the memory of the first; the others' values are lost."""
     if n_ranks() > 1:
-        _finish(dist.reduce(tensor, dst=0, async_op=True))
+        _add_up(lambda: dist.reduce(tensor, dst=0, async_op=True))
 
 
 def sum_everywhere(tensor: torch.Tensor) -> None:
     """Add up a tensor over all ranks, in place, to the same bits on each."""
     if n_ranks() > 1:
-        _finish(dist.all_reduce(tensor, async_op=True))
+        _add_up(lambda: dist.all_reduce(tensor, async_op=True))
 
 
 def largest_everywhere(tensor: torch.Tensor) -> None:
@@ -208,6 +211,13 @@ def _broadcast(value: T, source: int) -> T:
 
 def _pickled(value: object) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(bytearray(pickle.dumps(value, protocol=5)), np.uint8))
+
+
+def _add_up(begin: Callable[[], Any]) -> None:
+    global seconds_of_sums
+    begun_s = time.perf_counter()
+    _finish(begin())
+    seconds_of_sums += time.perf_counter() - begun_s
 
 
 def _finish(work: Any) -> None:

@@ -40,8 +40,12 @@ class ReconstructSettings(InputSettings):
     """Every Gaussian is a ball: an ablation of the paper. Takes several times as many for the same map."""
     epochs: Annotated[int | Literal["auto"], arg(metavar="N|auto")] = "auto"
     """How often `--fit images` goes through the images at most. `auto` is 5, and more for small sets."""
-    device: Annotated[Literal["auto", "cpu", "cuda"], arg(metavar="{auto,cpu}")] = "auto"
-    """Where to compute. GPUs are not there yet, so `auto` means `cpu`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. `auto` takes an NVIDIA GPU where there is one with enough free memory, else the CPU; `cuda`
+    insists on it. Refinement (--refine) compares images with maps on the CPU all the same."""
+    deterministic: Flag = False
+    """On a GPU, sum in an order that never changes, at some cost: the same bits in every run. On the CPU they are
+    anyway."""
     threads: Annotated[int, arg(metavar="N", help_behavior_hint="(default: 0, all cores)")] = 0
     """CPU cores to use. Fewer, to leave some for others. The same seed and number give the same maps, bit for
     bit."""
@@ -102,8 +106,6 @@ class ReconstructSettings(InputSettings):
             raise SettingsError(
                 f"--epochs {self.epochs}: give 2 or more; the last takes in the held-out images"
             )
-        if self.device == "cuda":
-            raise SettingsError("--device cuda: GPUs are not there yet; use --device cpu")
         if self.gaussians != "auto" and self.gaussians < 1:
             raise SettingsError(f"--gaussians {self.gaussians}: give a positive number, or auto")
         if self.threads < 0:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gem3d import ranks
 from gem3d.assess import ResolutionClaim
 from gem3d.assess.claim import ends_with_the_data
 from gem3d.fit.result import Fit
@@ -148,8 +149,10 @@ def describe_program() -> dict[str, Any]:
 def describe_effort(reporter: Reporter, n_images: int = 0) -> dict[str, Any]:
     """Time, memory and warnings so far; `seconds` of a resumed run are of its last part."""
     reading = sum(s for stage, s in reporter.seconds.items() if stage.startswith("accumulate"))
+    several = {"processes": ranks.n_ranks(), "seconds_adding_up": round(ranks.seconds_of_sums, 3)}
     return {
         "seconds": dict(reporter.seconds),
+        **(several if ranks.n_ranks() > 1 else {}),
         "images_per_second": round(n_images / reading, 1) if reading else None,
         "peak_memory_GB": round(peak_memory_GB(), 3),
         "warnings": list(reporter.warnings),

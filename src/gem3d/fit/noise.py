@@ -66,10 +66,11 @@ class NoiseSpectrum:
 
     def add_up(self) -> None:
         """Take in the images of all ranks."""
-        count = torch.tensor([self._count])
-        ranks.sum_everywhere(self._total)
+        total, count = self._total.cpu(), torch.tensor([int(self._count)])
+        ranks.sum_everywhere(total)
         ranks.sum_everywhere(count)
-        self._count = int(count)
+        self._total.copy_(total)
+        self._count = count[0].to(self._total.device)
 
     def power(self) -> torch.Tensor:
         """`(radius + 1,)` float32 on the host, expected |FFT|^2 of the noise per Fourier pixel of a whole image.

@@ -18,8 +18,8 @@ from gem3d.particles.preprocess import (
     particle_circle,
 )
 
-_PIXELS_AT_ONCE = 1 << 23
-"""In double precision, 64 MB each of a handful of arrays."""
+_PIXELS_AT_ONCE = 1 << 21
+"""In double precision, 16 MB each of a handful of arrays."""
 _LARGEST = float(np.finfo(np.float64).max)
 
 
