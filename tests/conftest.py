@@ -38,7 +38,11 @@ def gpu() -> torch.device:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Simulation:
     """300 images of 32 px of 6.6 A, bright; a test that changes them works on a copy."""
-    return simulate(packaged_structure(), tmp_path_factory.mktemp("set"), 300, 32, 6.6, 5.0, seed=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "TRITON_INTERPRET", "0"
+        )  # by the CPU's kernels, whatever is tested: interpreted, it takes minutes
+        return simulate(packaged_structure(), tmp_path_factory.mktemp("set"), 300, 32, 6.6, 5.0, seed=1)
 
 
 @pytest.fixture

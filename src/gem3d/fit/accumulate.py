@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gem3d import ranks
 from gem3d.errors import ParticleFileError
+from gem3d.fit.arrivals import Arrivals
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.half_sets import HalfSet, is_held_out
 from gem3d.fit.noise import NoiseSpectrum, sample_rows
@@ -24,6 +25,7 @@ from gem3d.fit.observations import Observations
 from gem3d.fit.set_slices import SlicesOfSet
 from gem3d.kernels.insert_slices import half_plane_weight
 from gem3d.particles import ExcludedImages, file_order
+from gem3d.particles.copy_lane import send
 from gem3d.runtime import return_freed_memory
 
 BATCH_SIZE = 128
@@ -38,6 +40,7 @@ def accumulate(
     seed: int,
     wanted: tuple[int, ...] = (1, 2),
     radius: int | None = None,
+    device: str = "cpu",
     checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[HalfSet, ...]:
@@ -48,6 +51,7 @@ def accumulate(
     halves: `(n,)`, 1 or 2.
     wanted: one half or both; two accumulators are held for each.
     radius: last Fourier shell; None for the last before Nyquist.
+    device: where to accumulate, such as "cuda": each rank has its own.
     checkpoint: written now and then; images that are in what it holds are not read again.
     progress: called with (images done, images in all).
     """
@@ -58,6 +62,7 @@ def accumulate(
         seed=seed,
         wanted=wanted,
         radius=radius,
+        device=device,
         only_here={"checkpoint": checkpoint, "progress": progress},
     )
 
@@ -69,13 +74,14 @@ def _accumulate(
     seed: int,
     wanted: tuple[int, ...],
     radius: int | None,
+    device: str,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[HalfSet, ...]:
     """What all ranks come to, on the first; the others do their share."""
-    particles, box = observations.images.particles, observations.box_size_px
+    particles, box, there = observations.images.particles, observations.box_size_px, torch.device(device)
     order = file_order(particles)
-    noise = {half: _noise(observations, order[halves[order] == half], seed) for half in wanted}
+    noise = {half: _noise(observations, order[halves[order] == half], seed, there) for half in wanted}
     order = order[np.isin(halves[order], wanted)]
     last = (box - 1) // 2 if radius is None else radius
     held_out = is_held_out(particles.source_row, seed)
@@ -83,10 +89,12 @@ def _accumulate(
     member = (halves * np.int8(2) + held_out).astype(np.int32) * n_grids + grid_index
 
     sets = {
-        2 * half + out: SlicesOfSet(box, observations.pixel_size_A, last) for half in wanted for out in (0, 1)
+        2 * half + out: SlicesOfSet(box, observations.pixel_size_A, last, there)
+        for half in wanted
+        for out in (0, 1)
     }
     members = {
-        key * n_grids + grid: (slices, half_plane_weight(1 / noise[key // 2][grid, : last + 1]))
+        key * n_grids + grid: (slices, half_plane_weight(1 / noise[key // 2][grid, : last + 1]).to(there))
         for key, slices in sets.items()
         for grid in range(n_grids)
     }
@@ -106,23 +114,27 @@ def _accumulate(
         if progress is not None:
             progress(min(state.n_done + state.n_here * ranks.n_ranks(), len(order)), len(order))
         if ranks.from_first(checkpoint is not None and checkpoint.due):
+            arrivals.judge()
             state.add_up()
             if checkpoint is not None:
                 checkpoint.save(state.tensors(), state.numbers())
 
     mine = ranks.share_of(len(todo), BATCH_SIZE)
-    for batch in observations.batches(order[todo[mine.start : mine.stop]], BATCH_SIZE):
+    tables = [
+        table.to(there)
+        for table in (observations.ctf_coefficients, observations.shifts_px, observations.rotations)
+    ]
+    arrivals = Arrivals(observations, order[todo[mine.start : mine.stop]], BATCH_SIZE, there)
+    for batch in arrivals:
         transforms = observations.transform(batch.images, batch.rows)
+        of_images = [table[send(torch.from_numpy(batch.rows), there)] for table in tables]
         edges = np.searchsorted(member[batch.rows], (*members, max(members) + 1))
         for (slices, sample_weight), begin, end in zip(members.values(), edges[:-1], edges[1:], strict=True):
-            rows = torch.from_numpy(batch.rows[begin:end])
-            slices.add(
-                transforms[begin:end],
-                observations.ctf_coefficients[rows],
-                observations.shifts_px[rows],
-                observations.rotations[rows],
-                sample_weight,
+            weight = None if batch.weight is None else batch.weight[begin:end]
+            images, coefficients, shifts_px, rotations = (
+                values[begin:end] for values in (transforms, *of_images)
             )
+            slices.add(images, coefficients, shifts_px, rotations, sample_weight, weight)
         state.n_here += batch.n_read
         while state.n_here >= (turns + 1) * turn:
             turns += 1
@@ -134,7 +146,9 @@ def _accumulate(
     observations.excluded.refuse_too_many(particles)
     if checkpoint is not None and checkpoint.worthwhile:
         checkpoint.save(state.tensors(), state.numbers())
-    final = {key: slices.finish() for key, slices in sets.items()}
+    used = observations.excluded.without(order)
+    n_of_sets = np.bincount(halves[used] * 2 + held_out[used], minlength=6)
+    final = {key: slices.finish(int(n_of_sets[key])) for key, slices in sets.items()}
     return tuple(HalfSet(final[2 * half], final[2 * half + 1], noise[half]) for half in wanted)
 
 
@@ -197,10 +211,7 @@ class _Pass:
         shares = ranks.shares(len(self.todo), BATCH_SIZE)
         counts = self._n_of_ranks or [self.n_here]
         done = [self.todo[s.start : s.start + n] for s, n in zip(shares, counts, strict=True)]
-        return {
-            "done": self.done + _stretches(np.concatenate(done)),
-            "n_particles": {str(key): s.n_particles for key, s in self.sets.items()},
-        }
+        return {"done": self.done + _stretches(np.concatenate(done))}
 
     def restore(self, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
         """Go on from what `tensors` and `numbers` gave.
@@ -212,7 +223,6 @@ class _Pass:
         self.excluded.statuses[:] = tensors.pop("excluded").numpy()
         for key, slices in self.sets.items():
             slices.restore(*(tensors.pop(f"{key}.{name}") for name in slices.tensors()))
-            slices.n_particles = numbers["n_particles"][str(key)]
         self.done = [(int(begin), int(end)) for begin, end in numbers["done"]]
 
 
@@ -226,7 +236,9 @@ def _stretches(places: NDArray[np.int64]) -> list[tuple[int, int]]:
     return list(zip(begins.tolist(), ends.tolist(), strict=True))
 
 
-def _noise(observations: Observations, rows: NDArray[np.int64], seed: int) -> torch.Tensor:
+def _noise(
+    observations: Observations, rows: NDArray[np.int64], seed: int, device: torch.device
+) -> torch.Tensor:
     """Noise power per shell of one half set, `(n_grids, shells)`, each from a sample of its images on one grid."""
     if len(rows) == 0:
         source = observations.images.particles.source
@@ -235,11 +247,11 @@ def _noise(observations: Observations, rows: NDArray[np.int64], seed: int) -> to
         )
     images, table = observations.images, []
     for grid, resampler in enumerate(images.resamplers):
-        spectrum = NoiseSpectrum(observations.box_size_px, observations.particle_radius_px, resampler)
+        spectrum = NoiseSpectrum(observations.box_size_px, observations.particle_radius_px, resampler, device)
         sample = sample_rows(rows[images.grid_index[rows] == grid], seed)
         mine = ranks.share_of(len(sample))
-        for batch in observations.batches(sample[mine.start : mine.stop], BATCH_SIZE):
-            spectrum.add(torch.from_numpy(batch.images))
+        for batch in Arrivals(observations, sample[mine.start : mine.stop], BATCH_SIZE, device):
+            spectrum.add(batch.images, batch.weight)
         spectrum.add_up()
         table.append(spectrum.power())
     return torch.stack(table)

@@ -141,7 +141,7 @@ def no_checkpoint(stage: str) -> None:
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+    return tensor.reshape(-1).view(torch.uint8).cpu().numpy().data
 
 
 def _checksum(tensor: torch.Tensor) -> int:

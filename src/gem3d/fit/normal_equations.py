@@ -67,10 +67,16 @@ class NormalEquations:
     n_particles: int
 
     @classmethod
-    def zeros(cls, box_size_px: int, pixel_size_A: float, radius: int | None = None) -> NormalEquations:
+    def zeros(
+        cls,
+        box_size_px: int,
+        pixel_size_A: float,
+        radius: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> NormalEquations:
         """Equations of no image; `radius` is the last Fourier shell, by default the last before Nyquist."""
         shape = accumulator_shape((box_size_px - 1) // 2 if radius is None else radius)
-        return cls(torch.zeros(shape), box_size_px, pixel_size_A, 0)
+        return cls(torch.zeros(shape, device=device), box_size_px, pixel_size_A, 0)
 
     @property
     def radius(self) -> int:

@@ -22,17 +22,15 @@ class SlicesOfSet:
 
     Attributes
     ----------
-    equations: with the slices inserted so far.
-    n_particles: of the slices inserted, not of those that wait.
+    equations: with the slices inserted so far, without the number of their particles.
     """
 
-    def __init__(self, box_size_px: int, pixel_size_A: float, radius: int) -> None:
-        self.equations = NormalEquations.zeros(box_size_px, pixel_size_A, radius)
+    def __init__(self, box_size_px: int, pixel_size_A: float, radius: int, device: torch.device) -> None:
+        self.equations = NormalEquations.zeros(box_size_px, pixel_size_A, radius, device)
         shape = slice_shape(radius)
-        self._waiting = torch.empty((max(8, WAITING_BYTES // (4 * math.prod(shape))), *shape))
-        self._rotations = torch.empty((len(self._waiting), 3, 3), dtype=torch.float64)
+        self._waiting = torch.empty((max(8, WAITING_BYTES // (4 * math.prod(shape))), *shape), device=device)
+        self._rotations = torch.empty((len(self._waiting), 3, 3), dtype=torch.float64, device=device)
         self._n_waiting = 0
-        self.n_particles = 0
 
     def add(
         self,
@@ -41,8 +39,9 @@ class SlicesOfSet:
         shifts_px: torch.Tensor,
         rotations: torch.Tensor,
         sample_weight: torch.Tensor,
+        weight: torch.Tensor | None = None,
     ) -> None:
-        """Take the slices of some images; parameters as of `weigh_slices`."""
+        """Take the slices of some images; parameters as of `weigh_slices`, and a factor `(b,)` of each."""
         done = 0
         step_per_A = 1 / (self.equations.box_size_px * self.equations.pixel_size_A)
         while done < len(transforms):
@@ -58,6 +57,8 @@ class SlicesOfSet:
                 step_per_A,
                 out=self._waiting[slots],
             )
+            if weight is not None:
+                self._waiting[slots] *= weight[taken, None, None, None]
             self._rotations[slots] = rotations[taken]
             self._n_waiting += n
             done += n
@@ -80,30 +81,26 @@ class SlicesOfSet:
         """
         if accumulator.shape != self.equations.accumulator.shape or len(waiting) > len(self._waiting):
             raise ValueError("it is of images of another size, or of another resolution")
-        self.equations = replace(self.equations, accumulator=accumulator)
+        there = self._waiting.device
+        self.equations = replace(self.equations, accumulator=accumulator.to(there))
         self._n_waiting = len(waiting)
         self._waiting[: self._n_waiting] = waiting
         self._rotations[: self._n_waiting] = rotations
 
-    def finish(self) -> NormalEquations:
-        """The equations of every image added."""
+    def finish(self, n_particles: int) -> NormalEquations:
+        """The equations of every image added, of which so many count."""
         self.insert()
-        return replace(self.equations, n_particles=self.n_particles)
+        return replace(self.equations, n_particles=n_particles)
 
     def add_up(self) -> None:
         """Take in the slices of all ranks, on the first; the others begin anew."""
         self.insert()
-        count = torch.tensor([self.n_particles])
         ranks.sum_on_first(self.equations.accumulator)
-        ranks.sum_on_first(count)
-        self.n_particles = int(count)
         if not ranks.is_first():
             self.equations.accumulator.zero_()
-            self.n_particles = 0
 
     def insert(self) -> None:
         """Insert the slices that wait."""
         waiting = slice(0, self._n_waiting)
         insert_slices(self.equations.accumulator, self._waiting[waiting], self._rotations[waiting])
-        self.n_particles += self._n_waiting
         self._n_waiting = 0
