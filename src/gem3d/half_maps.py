@@ -69,22 +69,25 @@ def read_images(
     settings, reporter = job.settings, job.reporter
     shapes = Shapes(rotations=settings.freeze != "rotations", isotropic=settings.isotropic)
     seed = settings.seed
-    if settings.fit == "volume":
+    device = job.device.torch_device.type
+    if settings.fit == "volume" and job.device.both_halves:
         with reporter.stage(f"{prefix}accumulate", "images") as report:
             sets = accumulate(
                 observations,
                 job.halves,
                 seed=seed,
                 radius=job.last_shell,
+                device=device,
                 checkpoint=checkpoint_of("accumulate"),
                 progress=report,
             )
         with reporter.stage(f"{prefix}linear maps"):
             maps = [half.linear_map() for half in sets]
-        return maps, FromEquations(sets, shapes, checkpoint_of)
+        # They wait on the host for their fit: a GPU is not to hold those of both halves and a fit as well.
+        return maps, FromEquations([half.to("cpu") for half in sets], shapes, checkpoint_of, device)
 
-    # Of the particles trained on, only the linear map is needed: one half after the other takes less memory.
-    maps, held_out, noise_power = [], [], []
+    # One half after the other takes half the memory.
+    maps, sets_of_halves, held_out, noise_power = [], [], [], []
     for number in (1, 2):
         with reporter.stage(f"{prefix}accumulate half {number}", "images") as report:
             half = accumulate(
@@ -93,13 +96,18 @@ def read_images(
                 seed=seed,
                 wanted=(number,),
                 radius=job.last_shell,
+                device=device,
                 checkpoint=checkpoint_of(f"accumulate{number}"),
                 progress=report,
             )[0]
             maps.append(half.linear_map())
-            held_out.append(half.held_out)
+            held_out.append(half.held_out.to("cpu"))
             noise_power.append(half.noise_power)
-            del half
+            if settings.fit == "volume":
+                sets_of_halves.append(half.to("cpu"))
+            del half  # of the particles trained on, training needs no more than the linear map
+    if settings.fit == "volume":
+        return maps, FromEquations(sets_of_halves, shapes, checkpoint_of, device)
     return maps, FromImages(
         held_out,
         noise_power,
@@ -109,6 +117,7 @@ def read_images(
         seed=seed,
         epochs=None if settings.epochs == "auto" else settings.epochs,
         checkpoint_of=checkpoint_of,
+        device=device,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +43,11 @@ class Arrivals(Iterator[Arrived]):
     """
 
     def __init__(
-        self, observations: Observations, rows: NDArray[np.int64], batch_size: int, device: torch.device
+        self,
+        observations: Observations,
+        rows: NDArray[np.int64],
+        batch_size: int | Sequence[int],
+        device: torch.device,
     ) -> None:
         self._on_device = None
         if device.type == "cpu" and not interprets_triton():

@@ -22,16 +22,20 @@ NEWS = 0.25
 class GradientTable:
     """Latest gradients of blocks of images.
 
+    Parameters
+    ----------
+    like: `(values,)`, of the kind that gradients will be, on their device.
+
     Attributes
     ----------
     latest: `(blocks, values)` bfloat16: its rounding, 0.4 %, is far below the noise.
     mean: `(values,)` over the blocks met.
-    met: `(blocks,)` bool.
+    met: `(blocks,)` bool, on the host.
     """
 
-    def __init__(self, n_blocks: int, n_values: int) -> None:
-        self.latest = torch.zeros(n_blocks, n_values, dtype=torch.bfloat16)
-        self.mean = torch.zeros(n_values)
+    def __init__(self, n_blocks: int, like: torch.Tensor) -> None:
+        self.latest = like.new_zeros((n_blocks, len(like)), dtype=torch.bfloat16)
+        self.mean = torch.zeros_like(like)
         self.met = torch.zeros(n_blocks, dtype=torch.bool)
 
     def enter(self, block: int, gradient: torch.Tensor) -> torch.Tensor:

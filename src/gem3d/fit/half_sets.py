@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ class HalfSet:
     training: NormalEquations
     held_out: NormalEquations
     noise_power: torch.Tensor
+
+    def to(self, device: torch.device | str) -> HalfSet:
+        """The same on a device; the noise power, which is small, stays on the host."""
+        return replace(self, training=self.training.to(device), held_out=self.held_out.to(device))
 
     def linear_map(self) -> LinearMap:
         """Reconstruction without a prior from every particle of the half."""

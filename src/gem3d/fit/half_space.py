@@ -30,7 +30,7 @@ def columns(accumulator: torch.Tensor, extent: int) -> Iterator[tuple[int, torch
         if first == 0:
             group = group.clone()
             # The plane x = 0 receives each sample's complex conjugate from the other half space.
-            group[:, :, 0] += group[:, :, 0].flip(0, 1) * torch.tensor([1.0, -1.0, 1.0])
+            group[:, :, 0] += group[:, :, 0].flip(0, 1) * group.new_tensor([1.0, -1.0, 1.0])
         yield first, group
 
 
@@ -48,21 +48,22 @@ def inverse_transform(
 
     Returns
     -------
-    `(len(z), len(y), len(x))` float32.
+    `(len(z), len(y), len(x))` float32, where the columns are.
     """
     z, y, x = (position % padded_size for position in positions)
     lines = []
     for _, group in groups:
+        z, y, x = (position.to(group.device) for position in (z, y, x))
         planes = _inverse_along(group.to(torch.complex64), 0, padded_size).index_select(0, z)
         lines.append(_inverse_along(planes, 1, padded_size).index_select(1, y))
     values: torch.Tensor = torch.fft.irfft(torch.cat(lines, dim=2), n=padded_size, dim=2, norm="forward")
     return values.index_select(2, x)
 
 
-def shells(extent: int, first: int, n: int) -> torch.Tensor:
+def shells(extent: int, first: int, n: int, device: torch.device) -> torch.Tensor:
     """Nearest shell of the voxels of `n` columns from x = `first` on, `(2 extent + 1, 2 extent + 1, n)` int64."""
-    squared = torch.arange(-extent, extent + 1).float() ** 2
-    x = torch.arange(first, first + n).float()
+    squared = torch.arange(-extent, extent + 1, device=device).float() ** 2
+    x = torch.arange(first, first + n, device=device).float()
     return (squared[:, None, None] + squared[:, None] + x**2).sqrt_().round_().long()
 
 
@@ -71,7 +72,7 @@ def _inverse_along(values: torch.Tensor, axis: int, padded_size: int) -> torch.T
     extent = values.shape[axis] // 2
     shape = list(values.shape)
     shape[axis] = padded_size
-    padded = torch.zeros(shape, dtype=torch.complex64)
+    padded = torch.zeros(shape, dtype=torch.complex64, device=values.device)
     padded.narrow(axis, 0, extent + 1).copy_(values.narrow(axis, extent, extent + 1))
     padded.narrow(axis, padded_size - extent, extent).copy_(values.narrow(axis, 0, extent))
     transformed: torch.Tensor = torch.fft.ifft(padded, dim=axis, norm="forward")

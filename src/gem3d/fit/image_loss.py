@@ -18,6 +18,7 @@ from gem3d.fit.observations import Observations
 from gem3d.gaussians import Gaussians
 from gem3d.kernels.project import project
 from gem3d.optics import contrast_transfer_function
+from gem3d.particles.copy_lane import send
 
 TAIL = 1e-3
 """Each Gaussian is cut where its projection falls below this share of its peak. In two dimensions the mass beyond
@@ -32,10 +33,17 @@ class ImageLoss:
     ----------
     noise_power: `(n_grids, shells)` of the half set; see `gem3d.fit.half_sets.HalfSet`.
     last_shell: no Fourier pixel beyond it counts.
+    device: of the Gaussians and the transforms.
     """
 
-    def __init__(self, observations: Observations, noise_power: torch.Tensor, last_shell: int) -> None:
-        self._observations = observations
+    def __init__(
+        self,
+        observations: Observations,
+        noise_power: torch.Tensor,
+        last_shell: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._observations, self._device = observations, torch.device(device)
         self.last_shell = last_shell
         box, pixel_size_A = observations.box_size_px, observations.pixel_size_A
         self._ky = torch.fft.fftfreq(box, pixel_size_A)[:, None]
@@ -47,13 +55,15 @@ class ImageLoss:
         # Beyond the last shell the weight is zero, and so is what is counted with it.
         self._shell = shell.clamp(max=last_shell)
         self._multiplicity = torch.from_numpy(hermitian_multiplicity(box)).float()
+        for name in ("_kx", "_ky", "_weight", "_shell", "_multiplicity"):
+            setattr(self, name, getattr(self, name).to(device))
 
     def backward(self, gaussians: Gaussians, rows: torch.Tensor, transforms: torch.Tensor) -> torch.Tensor:
         """Add the gradient of the loss of some images to that of the Gaussians' parameters.
 
         Parameters
         ----------
-        rows: `(b,)` their particles.
+        rows: `(b,)` their particles, on the host.
         transforms: `(b, D, D // 2 + 1)` complex, of the images.
 
         Returns
@@ -89,7 +99,9 @@ class ImageLoss:
         weight = self._weight_of(rows)
         parts = self._excess(predicted, transforms, weight), predicted.abs().square_().mul_(weight)
         sums = [part.sum(0, dtype=torch.float64) * self._multiplicity for part in parts]
-        return np.stack([torch.bincount(self._shell.flatten(), part.flatten()).numpy() for part in sums])
+        return np.stack(
+            [torch.bincount(self._shell.flatten(), part.flatten()).cpu().numpy() for part in sums]
+        )
 
     def _project(self, gaussians: Gaussians, rows: torch.Tensor) -> torch.Tensor:
         observed, pixel_size_A = self._observations, self._observations.pixel_size_A
@@ -97,19 +109,23 @@ class ImageLoss:
             gaussians.masses / pixel_size_A**3,
             gaussians.centres_A / pixel_size_A,
             gaussians.covariances_A2() / pixel_size_A**2,
-            observed.rotations[rows].float(),
-            observed.shifts_px[rows].float(),
+            send(observed.rotations[rows].float(), self._device),
+            send(observed.shifts_px[rows].float(), self._device),
             observed.box_size_px,
             TAIL,
         )
 
     def _ctf(self, rows: torch.Tensor) -> torch.Tensor:
-        coefficients = self._observations.ctf_coefficients[rows].float()
+        coefficients = send(self._observations.ctf_coefficients[rows].float(), self._device)
         return contrast_transfer_function(coefficients, self._kx, self._ky)
 
     def _weight_of(self, rows: torch.Tensor) -> torch.Tensor:
         """1 / sigma^2 of some images, `(b, D, D // 2 + 1)`, or `(1, ...)` where that of all is the same."""
-        return self._weight if len(self._weight) == 1 else self._weight[self._grid[rows].long()]
+        return (
+            self._weight
+            if len(self._weight) == 1
+            else self._weight[send(self._grid[rows].long(), self._device)]
+        )
 
     @staticmethod
     def _excess(predicted: torch.Tensor, transforms: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

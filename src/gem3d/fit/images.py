@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from gem3d import ranks
 from gem3d.assess.overfit import LikelihoodGain, likelihood_gain
+from gem3d.fit.arrivals import Arrivals, Arrived
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Descent, Shapes, StepSizes
 from gem3d.fit.image_loss import ImageLoss
@@ -32,7 +34,6 @@ from gem3d.fit.training_set import BATCH_SIZE, TrainingSet, batch_sizes
 from gem3d.fit.training_state import TrainingState
 from gem3d.fit.volume import voxelize_on
 from gem3d.gaussians import Gaussians
-from gem3d.particles import ImageBatch
 
 STEP_SIZES = StepSizes(centre_voxels=0.08, log_scale=0.008, quaternion=0.04, raw_mass=0.015)
 BETAS = (0.6, 0.98)
@@ -52,11 +53,16 @@ def train_on_images(
     noise_power: torch.Tensor,
     last_shell: int,
     images: TrainingSet,
+    *,
+    device: str = "cpu",
     **options: Any,
 ) -> Fit:
     """Train Gaussians on images, on all ranks; parameters as of `ImageLoss` and `ImageTraining`."""
-    loss = ImageLoss(observations, noise_power, last_shell)
-    return ImageTraining(start=start, observations=observations, loss=loss, images=images, **options).run()
+    loss = ImageLoss(observations, noise_power, last_shell, device)
+    training = ImageTraining(
+        start=start.to(device), observations=observations, loss=loss, images=images, **options
+    )
+    return training.run().to("cpu")
 
 
 @dataclass(kw_only=True)
@@ -66,11 +72,11 @@ class ImageTraining:
     Parameters
     ----------
     start: where it begins, unless the checkpoint stands further on.
-    judged: there are held-out images.
-    judge: their operator; None where there are none, and on all ranks but the first.
+    judge: operator of the held-out images; None where there are none, and on all ranks but the first.
     voxel_size_A: of the coarsest grid that carries the images' frequencies: the unit of steps and smallest scales.
     epochs: at most; the last takes in the held-out images.
     checkpoint: written now and then, and at the end.
+    judged: whether any rank has a judge; None where this one knows.
     progress: called with (images done, images expected, what the last evaluation found).
     """
 
@@ -78,7 +84,6 @@ class ImageTraining:
     observations: Observations
     loss: ImageLoss
     images: TrainingSet
-    judged: bool
     judge: NormalOperator | None = None
     voxel_size_A: float
     epochs: int
@@ -86,8 +91,11 @@ class ImageTraining:
     checkpoint: Checkpoint | None = None
     progress: Progress | None = None
     watch: Watch | None = None
+    judged: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.judged is None:
+            self.judged = self.judge is not None
         descent = Descent(self.start, self.voxel_size_A, STEP_SIZES, BETAS, self.shapes)
         self.state = TrainingState.begin(descent, BestSoFar(PATIENCE, GAIN_WINDOW), len(self.images.blocks))
         self.note = ""
@@ -116,7 +124,8 @@ class ImageTraining:
         """Go on from what a killed run has left, if it has."""
         state = self.state
         here = self.checkpoint is not None and self.checkpoint.restore(state.restore)
-        saved = ranks.from_first((state.tensors(), state.numbers()) if here else None)
+        on_host = {name: tensor.cpu() for name, tensor in state.tensors().items()} if here else {}
+        saved = ranks.from_first((on_host, state.numbers()) if here else None)
         if saved is not None and not ranks.is_first():
             state.restore(*saved)
         return saved is not None
@@ -134,7 +143,7 @@ class ImageTraining:
         # Of each block every rank has a part.
         parts = [images.blocks[block][_share_of_block(images.blocks[block])] for block in order]
         sizes = [size for rows in parts for size in batch_sizes(rows)]
-        batches = self.observations.batches(np.concatenate(parts), sizes)
+        batches = self._arrivals(np.concatenate(parts), sizes)
         every = max(EVALUATION_STEPS, -(-images.n_training_blocks // 2))
         for block, part in zip(order, parts, strict=True):
             loss = sum(self.backward(next(batches)) for _ in batch_sizes(part))
@@ -151,12 +160,16 @@ class ImageTraining:
                 self.save()
         return True
 
-    def backward(self, batch: ImageBatch) -> float:
+    def _arrivals(self, rows: NDArray[np.int64], sizes: int | Sequence[int]) -> Arrivals:
+        """Images that were found to be good."""
+        return Arrivals(self.observations, rows, sizes, self.start.centres_A.device)
+
+    def backward(self, batch: Arrived) -> float:
         """Gather the gradient of some images' loss, and return the loss."""
         rows, transforms = self._transformed(batch)
         return float(self.loss.backward(self.state.descent.current, rows, transforms))
 
-    def _transformed(self, batch: ImageBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _transformed(self, batch: Arrived) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.from_numpy(batch.rows), self.observations.transform(batch.images, batch.rows)
 
     @property
@@ -200,7 +213,7 @@ class ImageTraining:
     def loss_by_shell(self, gaussians: Gaussians, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Loss of some images in each shell, see `ImageLoss.by_shell`."""
         total = torch.zeros(2, self.loss.last_shell + 1, dtype=torch.float64)
-        for batch in self.observations.batches(rows[_share_of_block(rows)], BATCH_SIZE):
+        for batch in self._arrivals(rows[_share_of_block(rows)], BATCH_SIZE):
             total += torch.from_numpy(self.loss.by_shell(gaussians, *self._transformed(batch)))
         ranks.sum_everywhere(total)
         return total.numpy()

@@ -18,9 +18,9 @@ from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.observations import Observations
 from gem3d.fit.operator import NormalOperator
 from gem3d.fit.result import Fit, Progress, Watch
-from gem3d.fit.start import Spread, Start, mean_of, support_around
+from gem3d.fit.start import Spread, Start, Support, mean_of, support_around
 from gem3d.fit.training_set import TrainingSet
-from gem3d.fit.volume import fit_operators, fit_volume, grid_of, operators_of
+from gem3d.fit.volume import fit_operators, grid_of
 from gem3d.gaussians import Gaussians
 from gem3d.particles import file_order
 
@@ -58,6 +58,7 @@ class FromEquations:
     Parameters
     ----------
     checkpoint_of: gives the checkpoint of a stage, from which a killed run goes on; None for none.
+    device: where to fit; the equations may lie on the host meanwhile.
 
     Attributes
     ----------
@@ -68,8 +69,13 @@ class FromEquations:
     spread = Spread(volume_per_gaussian_A3=80.0, voxels_per_gaussian=8.0, scale_per_spacing=0.5)
 
     def __init__(
-        self, sets: Sequence[HalfSet], shapes: Shapes, checkpoint_of: CheckpointOf = no_checkpoint
+        self,
+        sets: Sequence[HalfSet],
+        shapes: Shapes,
+        checkpoint_of: CheckpointOf = no_checkpoint,
+        device: str = "cpu",
     ) -> None:
+        self._device = device
         self.held_out = (sets[0].held_out, sets[1].held_out)
         self.noise_power = (sets[0].noise_power, sets[1].noise_power)
         self.fits_both = ranks.n_ranks() > 1
@@ -77,11 +83,9 @@ class FromEquations:
         self._shapes, self._checkpoint_of = shapes, checkpoint_of
 
     def fit_half(self, number: int, start: Start, report: Progress, watch: Watch | None = None) -> Fit:
-        return fit_volume(
+        return fit_operators(
             start.gaussians,
-            self._training[number - 1],
-            self.held_out[number - 1],
-            start.support_A,
+            *self._operators(number, start.support_A),
             most_gaussians=start.most_gaussians,
             shapes=self._shapes,
             checkpoint=self._checkpoint_of(f"half{number}"),
@@ -89,16 +93,19 @@ class FromEquations:
             watch=watch,
         )
 
+    def _operators(self, number: int, support_A: Support) -> tuple[NormalOperator, NormalOperator | None]:
+        """Of a half, on the device; one accumulator at a time is there with them."""
+        training, held_out = self._training[number - 1], self.held_out[number - 1]
+        grid = grid_of(training, support_A)
+        operator = NormalOperator(training.to(self._device), grid)
+        judge = NormalOperator(held_out.to(self._device), grid) if held_out.n_particles > 0 else None
+        return operator, judge
+
     def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit]:
-        tasks = [
-            (
-                start.gaussians,
-                *operators_of(training, held_out, start.support_A),
-                start.most_gaussians,
-                self._shapes,
-            )
-            for start, training, held_out in zip(starts, self._training, self.held_out, strict=True)
-        ]
+        tasks = []
+        for number, start in enumerate(starts, start=1):
+            operators = [each and each.to("cpu") for each in self._operators(number, start.support_A)]
+            tasks.append((start.gaussians, *operators, start.most_gaussians, self._shapes, self._device))
         # Half 1 is done here, by the first rank; it alone writes, so half 2 has no checkpoint.
         here = {"checkpoint": self._checkpoint_of("half1"), "progress": report}
         one, other = ranks.each(_fit_half, tasks, here)
@@ -111,11 +118,10 @@ class FromEquations:
         training, held_out = self._training[0], self.held_out[0]
         training += self._training[1]
         held_out += self.held_out[1]
-        return fit_volume(
+        # The sum is that of half 1 now.
+        return fit_operators(
             start,
-            training,
-            held_out,
-            support_around(start),
+            *self._operators(1, support_around(start)),
             restart=True,
             shapes=self._shapes,
             checkpoint=self._checkpoint_of("final"),
@@ -129,10 +135,12 @@ def _fit_half(
     judge: NormalOperator | None,
     most_gaussians: int,
     shapes: Shapes,
+    device: str,
     **of_first: Any,
 ) -> Fit:
     """A task of `ranks.each`."""
-    return fit_operators(start, operator, judge, most_gaussians=most_gaussians, shapes=shapes, **of_first)
+    there = operator.to(device), judge and judge.to(device)
+    return fit_operators(start, *there, most_gaussians=most_gaussians, shapes=shapes, **of_first)
 
 
 class FromImages:
@@ -145,6 +153,7 @@ class FromImages:
     halves: `(n,)`, 1 or 2.
     epochs: of each half; None to choose.
     checkpoint_of: gives the checkpoint of a stage, from which a killed run goes on; None for none.
+    device: where to train.
     """
 
     unit, final_unit = "images", ""
@@ -163,7 +172,9 @@ class FromImages:
         seed: int,
         epochs: int | None,
         checkpoint_of: CheckpointOf,
+        device: str = "cpu",
     ) -> None:
+        self._device = device
         self.held_out = (held_out[0], held_out[1])
         self._noise = noise_power
         self._shapes, self._observations, self._seed, self._epochs = shapes, observations, seed, epochs
@@ -187,12 +198,13 @@ class FromImages:
             self._noise[number - 1],
             held_out.radius,
             images,
+            device=self._device,
             judged=judged,
             voxel_size_A=grid.voxel_size_A,
             epochs=self._epochs or images.epochs,
             shapes=self._shapes,
             only_here={
-                "judge": NormalOperator(held_out, grid) if judged else None,
+                "judge": NormalOperator(held_out.to(self._device), grid) if judged else None,
                 "checkpoint": self._checkpoint_of(f"half{number}"),
                 "progress": report,
                 "watch": watch,

@@ -107,6 +107,10 @@ class NormalEquations:
             )
         return other.accumulator
 
+    def to(self, device: torch.device | str) -> NormalEquations:
+        """The same on a device."""
+        return replace(self, accumulator=self.accumulator.to(device))
+
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file."""
         metadata = {
@@ -159,16 +163,17 @@ class NormalEquations:
         """
         box, padded = self.box_size_px, PADDING * self.box_size_px
         extent = self._extent_on(box)
-        total, count, reached_count = torch.zeros(3, 2 * extent, dtype=torch.float64)
+        there = self.accumulator.device
+        total, count, reached_count = torch.zeros(3, 2 * extent, dtype=torch.float64, device=there)
         for x, group in self._columns_with(other):
-            shell = shells(extent, x, group.shape[2]).flatten()
+            shell = shells(extent, x, group.shape[2], there).flatten()
             total += torch.bincount(shell, group[..., 2].flatten(), minlength=2 * extent)
             count += torch.bincount(shell, minlength=2 * extent)
         floor = (WEIGHT_FLOOR * total / count.clamp(min=1)).float()
 
         def regular() -> Iterator[tuple[int, torch.Tensor]]:
             for x, group in self._columns_with(other):
-                shell, weight = shells(extent, x, group.shape[2]), group[..., 2]
+                shell, weight = shells(extent, x, group.shape[2], there), group[..., 2]
                 reached = weight > floor[shell]
                 reached_count.add_(torch.bincount(shell[reached], minlength=2 * extent))
                 inverse = reached / torch.where(reached, weight, 1.0) / padded**3
@@ -180,7 +185,7 @@ class NormalEquations:
         pairs = (n[1 : 2 * self.radius + 1].view(-1, 2).sum(1) for n in (reached_count, count))
         reached_pairs, all_pairs = pairs
         coverage = torch.cat([(reached_count / count)[:1], reached_pairs / all_pairs])
-        return LinearMap(values.numpy(), coverage.numpy())
+        return LinearMap(values.cpu().numpy(), coverage.cpu().numpy())
 
     def _columns_with(self, other: NormalEquations | None) -> Iterator[tuple[int, torch.Tensor]]:
         """Columns of the sum of both."""
@@ -210,5 +215,5 @@ def _gridded(values: torch.Tensor, padded_size: int, positions: Positions) -> to
     """Undo the blur of trilinear insertion at voxels or lags along z, y, x; in place."""
     for axis, position in enumerate(positions):
         factor = (1 / sinc_squared(position, padded_size)).float()
-        values *= factor.view([-1 if a == axis else 1 for a in range(3)])
+        values *= factor.to(values.device).view([-1 if a == axis else 1 for a in range(3)])
     return values

@@ -11,6 +11,7 @@ from scipy.fft import next_fast_len
 from gem3d.assess.shells import Curve, hermitian_multiplicity
 from gem3d.fit.half_space import Positions
 from gem3d.fit.normal_equations import NormalEquations
+from gem3d.kernels.backend import uses_triton
 
 # Columns of the padded transform are worked on in groups of this size, small enough for a processor's cache.
 LARGEST_GROUP_BYTES = 4 << 20
@@ -44,8 +45,9 @@ class Grid:
 
     def index_coordinates(self, centres_A: torch.Tensor) -> torch.Tensor:
         """`(n, 3)` x y z in A from the box centre -> index coordinates in the support box."""
-        origin = torch.tensor([self.box_size // 2 - s for s in self.start[::-1]], dtype=centres_A.dtype)
-        return centres_A / self.voxel_size_A + origin
+        # One axis after the other: a tensor of the three would come from the host, which a GPU waits for.
+        axes = zip(centres_A.unbind(1), self.start[::-1], strict=True)
+        return torch.stack([x / self.voxel_size_A + (self.box_size // 2 - s) for x, s in axes], dim=1)
 
     @classmethod
     def around(
@@ -90,7 +92,22 @@ class NormalOperator:
         kernel = equations.kernel(grid.box_size, (torch.arange(nz // 2 + 1), lag_y, lag_x))
         k_hat = torch.fft.hfft(torch.fft.rfft2(kernel), n=nz, dim=0)
         self.k_hat = k_hat.permute(2, 1, 0).contiguous()
-        self._multiplicity = torch.from_numpy(hermitian_multiplicity(nx)).float()
+        self._multiplicity = torch.from_numpy(hermitian_multiplicity(nx)).float().to(self.b.device)
+
+    def to(self, device: torch.device | str) -> NormalOperator:
+        """The same on a device."""
+        there = copy(self)
+        there.b, there.k_hat = self.b.to(device), self.k_hat.to(device)
+        there._multiplicity = self._multiplicity.to(device)
+        return there
+
+    @property
+    def _columns_at_once(self) -> int:
+        """Of the padded transform; all of them on a GPU, whose work is shared out over the whole."""
+        n_columns, padded_y, padded_z = self.k_hat.shape
+        if uses_triton(self.b):
+            return int(n_columns)
+        return max(1, LARGEST_GROUP_BYTES // int(8 * padded_y * padded_z))
 
     def __add__(self, other: NormalOperator) -> NormalOperator:
         """Operator of both sets of images, on the same grid."""
@@ -115,8 +132,8 @@ class NormalOperator:
         nz, ny, nx = self.grid.shape
         padded_z, padded_y, padded_x = self.fft_shape
         lines = torch.fft.rfft(volume, n=padded_x).permute(2, 1, 0).contiguous()
-        group = max(1, LARGEST_GROUP_BYTES // (8 * padded_y * padded_z))
-        judged = torch.zeros((), dtype=torch.float64)
+        group = self._columns_at_once
+        judged = torch.zeros((), dtype=torch.float64, device=volume.device)
         for first in range(0, len(lines), group):
             part = slice(first, first + group)
             v_hat = torch.fft.fft(torch.fft.fft(lines[part], n=padded_y, dim=1), n=padded_z, dim=2)
@@ -128,11 +145,13 @@ class NormalOperator:
             lines[part] = torch.fft.ifft(torch.fft.ifft(v_hat, dim=2)[:, :, :nz], dim=1)[:, :ny]
         kv = torch.fft.irfft(lines.permute(2, 1, 0), n=padded_x)[..., :nx]
         loss = torch.sum(volume * (kv - 2 * self.b), dtype=torch.float64)
-        judge_loss = 0.0
+        judge_loss = torch.zeros_like(loss)
         if judge is not None:
-            quadratic = float(judged) / (padded_z * padded_y * padded_x)
-            judge_loss = quadratic - 2 * float(torch.sum(volume * judge.b, dtype=torch.float64))
-        return float(loss), 2 * (kv - self.b), judge_loss
+            quadratic = judged / (padded_z * padded_y * padded_x)
+            judge_loss = quadratic - 2 * torch.sum(volume * judge.b, dtype=torch.float64)
+        # Both in one message: on a GPU the host waits for it.
+        losses = torch.stack([loss, judge_loss]).tolist()
+        return losses[0], 2 * (kv - self.b), losses[1]
 
     def loss_by_shell(self, volume: torch.Tensor) -> Curve:
         """The loss, split over the Fourier shells of the images' box.
@@ -154,9 +173,12 @@ class NormalOperator:
             torch.fft.rfft(values, n=padded_x).permute(2, 1, 0).contiguous() for values in (volume, self.b)
         )
         # In Fourier pixels of the images' box.
-        z, y, x = (torch.fft.fftfreq(n, 1 / self.grid.box_size).square() for n in self.fft_shape)
-        group = max(1, LARGEST_GROUP_BYTES // (8 * padded_y * padded_z))
-        total = torch.zeros(2, self.last_shell + 1, dtype=torch.float64)
+        there = volume.device
+        z, y, x = (
+            torch.fft.fftfreq(n, 1 / self.grid.box_size, device=there).square() for n in self.fft_shape
+        )
+        group = self._columns_at_once
+        total = torch.zeros(2, self.last_shell + 1, dtype=torch.float64, device=there)
         for first in range(0, len(v_lines), group):
             part = slice(first, first + group)
             v_hat, b_hat = (
@@ -171,5 +193,5 @@ class NormalOperator:
             for row, losses in zip(total, (power - 2 * cross, power), strict=True):
                 losses = (losses * multiplicity).flatten().double()
                 row += torch.bincount(shell.flatten(), losses, minlength=len(row))
-        by_shell: Curve = (total / (padded_z * padded_y * padded_x)).numpy()
+        by_shell: Curve = (total / (padded_z * padded_y * padded_x)).cpu().numpy()
         return by_shell

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from gem3d.assess.overfit import LikelihoodGain
 from gem3d.gaussians import Gaussians
@@ -50,3 +52,7 @@ class Fit:
     stopped: Gaussians
     rounds: tuple[Round, ...]
     gain: LikelihoodGain | None = None
+
+    def to(self, device: torch.device | str) -> Fit:
+        """The same on a device."""
+        return replace(self, gaussians=self.gaussians.to(device), stopped=self.stopped.to(device))

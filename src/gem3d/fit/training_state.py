@@ -51,8 +51,8 @@ class TrainingState:
     @classmethod
     def begin(cls, descent: Descent, best: BestSoFar, n_blocks: int) -> TrainingState:
         """Before the first step."""
-        n_values = sum(parameter.numel() for parameter in descent.current.parameters.values())
-        return cls(descent, descent.current.detached(), best, GradientTable(n_blocks, n_values))
+        values = torch.cat([p.detach().ravel() for p in descent.current.parameters.values()])
+        return cls(descent, descent.current.detached(), best, GradientTable(n_blocks, values))
 
     @torch.no_grad()
     def step(self, block: int, loss: float, n_images: int, rate: float, rate_of_shapes: float) -> None:
@@ -144,7 +144,7 @@ class TrainingState:
         groups: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             group, key = name.split(".")
-            groups.setdefault(group, {})[key] = tensor
+            groups.setdefault(group, {})[key] = tensor.to(self.average.centres_A.device)
         for name, parameter in self.descent.current.parameters.items():
             parameter.copy_(groups["current"][name])
         self.average = self.average.replaced(groups["average"])

@@ -101,10 +101,11 @@ def fit_operators(
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> Fit:
-    """Fit Gaussians to the operator of the training equations, from `start`.
+    """Fit Gaussians to the operator of the training equations, from `start`, on the operator's device.
 
     Parameters
     ----------
+    start: on any device, as is the result on the CPU.
     judge: operator of particles kept apart, whose likelihood ends each round.
     most_gaussians: rounds of growth stop short of more; 0 for no growth.
     restart: `start` is fitted already, take small steps.
@@ -117,7 +118,7 @@ def fit_operators(
     def descent_from(gaussians: Gaussians) -> Descent:
         return Descent(gaussians, grid.voxel_size_A, STEP_SIZES, BETAS, shapes)
 
-    state = VolumeState(descent_from(start), RESTART_RATE if restart else 1.0)
+    state = VolumeState(descent_from(start.to(operator.b.device)), RESTART_RATE if restart else 1.0)
     if checkpoint is not None:
         checkpoint.restore(partial(state.restore, descent_from=descent_from))
     run = _Run(state, grid, checkpoint, progress, watch)
@@ -137,14 +138,14 @@ def fit_operators(
     best = state.kept
     assert best is not None
     if judge is None:
-        return Fit(best, best, tuple(state.rounds))
+        return Fit(best, best, tuple(state.rounds)).to("cpu")
     gain = _gain(best, operator, judge)
     if not state.folding:
         state.begin_round(descent_from(best), FOLD_RATE, folding=True)
     folded, _ = run.round(operator + judge, None, FOLD_STEPS)
     if checkpoint is not None and checkpoint.worthwhile:
         checkpoint.save(state.tensors(), state.numbers())
-    return Fit(folded, best, tuple(state.rounds), gain)
+    return Fit(folded, best, tuple(state.rounds), gain).to("cpu")
 
 
 class _Run:

@@ -98,7 +98,7 @@ class VolumeState:
         groups: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             group, key = name.split(".")
-            groups.setdefault(group, {})[key] = tensor
+            groups.setdefault(group, {})[key] = tensor.to(start.centres_A.device)
         self.begin_round(descent_from(start.replaced(groups["current"])), numbers["rate"])
         for name, parameter in self.descent.current.parameters.items():
             parameter.copy_(groups["current"][name])

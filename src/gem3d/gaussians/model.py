@@ -80,6 +80,10 @@ class Gaussians:
         """A copy outside any graph."""
         return self.replaced({name: t.detach().clone() for name, t in self.parameters.items()})
 
+    def to(self, device: torch.device | str) -> Gaussians:
+        """The same on a device."""
+        return self.replaced({name: t.to(device) for name, t in self.parameters.items()})
+
     def select(self, index: torch.Tensor) -> Gaussians:
         """The Gaussians of a torch index or mask."""
         return self.replaced({name: t[index] for name, t in self.parameters.items()})
