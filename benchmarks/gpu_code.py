@@ -1,19 +1,13 @@
-"""What the Triton kernels need of a GPU, found by compiling them for GPUs that need not be there."""
+"""What each Triton kernel is compiled with; see `ahead_of_time`. Importing this needs Triton."""
 
 from __future__ import annotations
 
-import importlib.util
-import re
-from collections.abc import Iterator
-
-from ahead_of_time import CAPABILITIES, KernelCode, compile_for
-from context import Context
+from ahead_of_time import KernelCode
 from gem3d.kernels.insert_slices import gpu as insert_slices
 from gem3d.kernels.insert_slices.reference import PADDING
 from gem3d.kernels.project import gpu as project
 from gem3d.kernels.project import gpu_backward as project_backward
 from gem3d.kernels.voxelize import gpu as voxelize
-from registry import Measurement, Skipped, Target, benchmark
 
 _GAUSSIANS = dict.fromkeys(("amplitudes", "means", "covariances"), "*fp32")
 _GRID = dict.fromkeys(("n", "nz", "ny", "nx"), "i32") | {"cutoff": "fp32"}
@@ -120,20 +114,3 @@ PROJECT_CODES: list[KernelCode] = [
 ]
 
 CODES: list[KernelCode] = VOXELIZE_CODES + INSERT_CODES + PROJECT_CODES
-
-
-@benchmark("gpu_code", "registers, spills, shared memory and atomics of every Triton kernel; needs no GPU")
-def gpu_code(context: Context) -> Iterator[Measurement]:
-    """Atomics count the instructions in the PTX: reductions, which return nothing, and those that return a value."""
-    if importlib.util.find_spec("triton") is None:
-        raise Skipped("Triton is not installed")
-    for capability in CAPABILITIES:
-        for code in CODES:
-            compiled = compile_for(code, capability)
-            row = f"Triton kernels, sm_{capability}", code.name
-            yield Measurement(*row, "threads", 32 * code.num_warps)
-            yield Measurement(*row, "registers a thread", compiled.registers)
-            yield Measurement(*row, "spilled (bytes)", compiled.spilled_bytes, Target(high=0))
-            yield Measurement(*row, "shared memory (bytes)", compiled.shared_bytes)
-            yield Measurement(*row, "reductions", len(re.findall(r"\bred\.", compiled.ptx)))
-            yield Measurement(*row, "atomics with a result", len(re.findall(r"\batom\.", compiled.ptx)))

@@ -121,7 +121,9 @@ def test_gaussians_that_are_not_positive_definite_touch_nothing(gpu):
     )
     covariances[0] = torch.tensor([1.0, 1.0, 1.0, 2.0, 0.0, 0.0])
     covariances[1] = torch.tensor([-1.0, -1.0, 1.0, 0.0, 0.0, 0.0])
-    covariances[2] = 0.0
+    covariances[2] = torch.tensor([1e-37, 1e-37, 1e-37, 0.0, 0.0, 0.0])
+    means[2] = 0.0
+    shifts[:] = 0.0
     arguments = (amplitudes, means, covariances, torch.eye(3)[None], shifts)
     found = images_and_gradients(project, arguments, 9, dtype=torch.float32, device=gpu)
     assert not any(t.any() for t in found.values())

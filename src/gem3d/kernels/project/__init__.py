@@ -101,12 +101,12 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        tensors = ctx.saved_tensors
-        if uses_triton(tensors[0]):
-            *inputs, gradient = (t.detach().contiguous() for t in (*tensors, grad_outputs[0]))
+        a, m, c, r, s = ctx.saved_tensors
+        if uses_triton(a):
+            *inputs, gradient = (t.detach().contiguous() for t in (a, m, c, r, s, grad_outputs[0]))
             of_poses = any(ctx.needs_input_grad[3:5])
             return (*load_gpu(__name__).backward(*inputs, ctx.tail, gradient, of_poses), None, None)
-        return (*project_backward_cpu(*tensors, ctx.tail, grad_outputs[0]), None, None)
+        return (*project_backward_cpu(a, m, c, r, s, ctx.tail, grad_outputs[0]), None, None)
 
 
 def _check(

@@ -14,12 +14,13 @@ a sum of two squares, in which nothing cancels however thin a needle is. A row b
 the windows of needles are as narrow as their rows.
 
 Reckoned, not measured, for an image of 256 pixels and 50,000 Gaussians of standard deviation 1.2 px cut at 1e-3: each
-reaches 4.5 px, 62 pixels in 9 rows, which occupy 144 lanes. A pass then has 3.1 million pixel visits, 7.2 million
-evaluations of exp2 (2 us on an H100 at 16 a clock and multiprocessor) and some 8 million warp instructions forward,
-12 million backward (9 and 14 us at 4 a clock), a third of them to project the Gaussians. Forward adds 3.1 million
-floats in 0.8 million sectors, all in one image of 0.26 MB, in the L2 cache: 23 us if a slice of L2 adds one float a
-clock, 6 us if it adds a sector. So atomics bound forward and instructions backward, together some 40 us an image:
-5,000 images a second are 200 us, a fifth of what is reckoned.
+reaches 4.5 px, 62 pixels in 9 rows, which occupy 144 lanes. A pass has 3.1 million pixel visits in 7.2 million lanes,
+each with an exp2 (2 us of an H100 at 16 a clock and multiprocessor). Counted in the PTX, two Gaussians, a warp, take
+some 680 instructions forward and 870 backward, half of them outside the rows: 17 and 22 million warp instructions,
+18 and 24 us at 4 a clock and multiprocessor. Forward adds 3.1 million floats in 0.8 million sectors, all in one image
+of 0.26 MB, in the L2 cache: 23 us if a slice of L2 adds one float a clock, 6 us if it adds a sector. So a floor of 42
+to 47 us an image; 5,000 images a second, 200 us, leave a factor of four. Instructions bound backward, and forward
+either they or the atomics. The contributions to poses, 0.8 MB an image, are 0.5 us of memory traffic.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from gem3d.kernels.project.gpu_tile import HALF_LOG2_E, blocks_of_rows, load_til
 from gem3d.kernels.tiles import largest, window
 
 # Reckoned, not measured. A Gaussian of standard deviation 1.2 px cut at 1e-3 is 9 pixels wide, at 1e-5 12: 16 lanes
-# hold its rows in one block.
+# hold its rows in one block. One pixel a thread: small tiles, because the largest Gaussian of a tile sets its pace.
 LANES = 16
-# With 4 warps, one pixel a thread: small tiles, because the largest Gaussian of a tile sets its pace.
-GAUSSIANS_PER_TILE = 8
-NUM_WARPS = 4
-HIGHEST_WARPS = 1
+FORWARD_TILE, FORWARD_WARPS = 8, 4
+# One warp: no barrier in the loop over images, where four would wait for each other twice an image, and spill.
+BACKWARD_TILE, BACKWARD_WARPS = 2, 1
+HIGHEST_TILE, HIGHEST_WARPS = 32, 1
 
 
 @triton.jit
@@ -152,17 +153,16 @@ def forward(
         return images.float()
     inputs = (amplitudes, means, covariances, rotations, shifts_px)
     limit = -2.0 * math.log(tail)
-    tiles = triton.cdiv(n, GAUSSIANS_PER_TILE)
     per_unit = amplitudes
     if reproducible:
         highest = torch.empty_like(amplitudes)
-        _highest[(tiles,)](
-            *inputs, highest, n, b, box_size, limit, tile=GAUSSIANS_PER_TILE, num_warps=HIGHEST_WARPS
+        _highest[(triton.cdiv(n, HIGHEST_TILE),)](
+            *inputs, highest, n, b, box_size, limit, tile=HIGHEST_TILE, num_warps=HIGHEST_WARPS
         )
         # n times the highest peak makes 2^61 units: no pixel can overflow, and with a million Gaussians a peak still
         # has 2^41. The maximum, unlike a sum, does not depend on the order.
         per_unit = 2.0**61 / (n * highest.amax().double().clamp(min=1e-30))
-    _forward[(tiles * b,)](
+    _forward[(triton.cdiv(n, FORWARD_TILE) * b,)](
         *inputs,
         images,
         per_unit,
@@ -170,9 +170,9 @@ def forward(
         box_size,
         limit,
         fixed_point=reproducible,
-        tile=GAUSSIANS_PER_TILE,
+        tile=FORWARD_TILE,
         lanes=LANES,
-        num_warps=NUM_WARPS,
+        num_warps=FORWARD_WARPS,
     )
     return (images / per_unit).float() if reproducible else images
 
@@ -192,7 +192,7 @@ def backward(
     Those of rotations and shifts are None unless `of_poses`.
     """
     n, b = len(amplitudes), len(rotations)
-    tiles = triton.cdiv(n, GAUSSIANS_PER_TILE)
+    tiles = triton.cdiv(n, BACKWARD_TILE)
     of_gaussians = (torch.empty_like(amplitudes), torch.empty_like(means), torch.empty_like(covariances))
     of_tiles = torch.empty((tiles, b if of_poses else 0, N_POSE.value), device=amplitudes.device)
     if n > 0:
@@ -210,9 +210,9 @@ def backward(
             gradient.shape[1],
             -2.0 * math.log(tail),
             of_poses=of_poses,
-            tile=GAUSSIANS_PER_TILE,
+            tile=BACKWARD_TILE,
             lanes=LANES,
-            num_warps=NUM_WARPS,
+            num_warps=BACKWARD_WARPS,
         )
     if not of_poses:
         return (*of_gaussians, None, None)

@@ -80,13 +80,13 @@ def gather_gradients(  # type: ignore[no-untyped-def]
                 muu += tu * u
                 muy += tu * dy
                 myy += ty * dy
-        # Per unit of P's factors: u / c and dy / yy.
-        m0 = height * tl.sum(m0, 1, keep_dims=True)
-        mu = height * inverse_conditional * tl.sum(mu, 1, keep_dims=True)
-        my_ = height * inverse_yy * tl.sum(my_, 1, keep_dims=True)
-        muu = height * inverse_conditional * inverse_conditional * tl.sum(muu, 1, keep_dims=True)
-        muy = height * inverse_conditional * inverse_yy * tl.sum(muy, 1, keep_dims=True)
-        myy = height * inverse_yy * inverse_yy * tl.sum(myy, 1, keep_dims=True)
+        # Of u / c and dy / yy instead of u and dy. From left to right: squares of the inverse may overflow.
+        m0 = tl.sum(m0, 1, keep_dims=True) * height
+        mu = tl.sum(mu, 1, keep_dims=True) * height * inverse_conditional
+        my_ = tl.sum(my_, 1, keep_dims=True) * height * inverse_yy
+        muu = tl.sum(muu, 1, keep_dims=True) * height * inverse_conditional * inverse_conditional
+        muy = tl.sum(muy, 1, keep_dims=True) * height * inverse_conditional * inverse_yy
+        myy = tl.sum(myy, 1, keep_dims=True) * height * inverse_yy * inverse_yy
         mass = tl.where(seen, amplitude, 0.0)
         gx = mass * mu
         gy = mass * my_ - slope * gx
@@ -109,7 +109,7 @@ def gather_gradients(  # type: ignore[no-untyped-def]
         dxz += 2.0 * (a0 * u2 + b0 * v2)
         dyz += 2.0 * (a1 * u2 + b1 * v2)
         if of_poses:
-            # g mu^T + 2 G A Sigma, a value a lane: one sum over the tile, across its warps, for all of them.
+            # g mu^T + 2 G A Sigma, a value a lane: one sum over the tile for all of them.
             upper = lane < 3
             g = tl.where(upper, gx, gy)
             w0, w1, w2 = tl.where(upper, u0, v0), tl.where(upper, u1, v1), tl.where(upper, u2, v2)

@@ -61,7 +61,8 @@ def project_tile(inside, amplitude, mean, covariance, rotation, shift, size, lim
     last, infinity = size - 1.0, float("inf")
     # Written so that NaN fails it.
     seen = (x + reach_x >= 0) & (x - reach_x <= last) & (y + reach_y >= 0) & (y - reach_y <= last)
-    seen = seen & (xx > 0) & (yy > 0) & (det > 0) & (det < infinity) & (conditional > 0)
+    # Variances whose inverse is a float32 too.
+    seen = seen & (xx > 0) & (yy > 1e-37) & (det > 0) & (det < infinity) & (conditional > 1e-37)
     seen = seen & inside & (tl.abs(amplitude * height) < infinity)
     r = (
         tl.where(seen, a0, 0.0),
