@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from context import Context
+from registry import Measurement, Skipped, Target, benchmark
 
 CAPABILITIES = (80, 90)
 
@@ -71,3 +76,22 @@ def compile_for(code: KernelCode, capability: int) -> Compiled:
     registers = re.search(r"Used (\d+) registers", said)
     assert registers is not None
     return Compiled(ptx, int(registers[1]), sum(spills), compiled.metadata.shared)
+
+
+@benchmark("gpu_code", "registers, spills, shared memory and atomics of every Triton kernel; needs no GPU")
+def gpu_code(context: Context) -> Iterator[Measurement]:
+    """Atomics count the instructions in the PTX: reductions, which return nothing, and those that return a value."""
+    if importlib.util.find_spec("triton") is None:
+        raise Skipped("Triton is not installed")
+    from gpu_code import CODES
+
+    for capability in CAPABILITIES:
+        for code in CODES:
+            compiled = compile_for(code, capability)
+            row = f"Triton kernels, sm_{capability}", code.name
+            yield Measurement(*row, "threads", 32 * code.num_warps)
+            yield Measurement(*row, "registers a thread", compiled.registers)
+            yield Measurement(*row, "spilled (bytes)", compiled.spilled_bytes, Target(high=0))
+            yield Measurement(*row, "shared memory (bytes)", compiled.shared_bytes)
+            yield Measurement(*row, "reductions", len(re.findall(r"\bred\.", compiled.ptx)))
+            yield Measurement(*row, "atomics with a result", len(re.findall(r"\batom\.", compiled.ptx)))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 # gem3d first: it chooses the cache of compiled kernels before anything imports numba.
 import gem3d  # noqa: F401  # isort: skip
+import ahead_of_time  # noqa: F401
 import assessment  # noqa: F401
 import curves  # noqa: F401
 import faults  # noqa: F401

@@ -12,31 +12,8 @@ from scipy.spatial.transform import Rotation
 from gem3d.kernels.project import TAIL_CUTOFF, project
 from gem3d.kernels.project.reference import project_reference
 from gem3d.threads import available_threads, set_threads
-
-Arguments = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-def random_rotations(n: int, rng: np.random.Generator) -> torch.Tensor:
-    return torch.tensor(Rotation.random(n, rng=rng).as_matrix(), dtype=torch.float32)
-
-
-def random_case(
-    seed: int, *, n: int, n_images: int, sd_px: tuple[float, float], spread_px: float
-) -> Arguments:
-    """Anisotropic Gaussians of scales within `sd_px`, centres within a cube, poses and shifts."""
-    rng = np.random.default_rng(seed)
-    axes = random_rotations(n, rng).double()
-    scales = torch.tensor(np.exp(rng.uniform(*np.log(sd_px), size=(n, 3))))
-    full = axes @ torch.diag_embed(scales**2) @ axes.mT
-    six = torch.stack([full[:, i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))], dim=1)
-    return (
-        torch.tensor(rng.uniform(-1, 2, size=n), dtype=torch.float32),
-        torch.tensor(rng.uniform(-spread_px, spread_px, size=(n, 3)), dtype=torch.float32),
-        six.float(),
-        random_rotations(n_images, rng),
-        torch.tensor(rng.uniform(-3, 3, size=(n_images, 2)), dtype=torch.float32),
-    )
-
+from kernel_cases import relative_rms
+from projection_cases import NAMES, images_and_gradients, random_case
 
 CASES = pytest.mark.parametrize(
     ("box_size", "sd_px", "spread_px"),
@@ -135,15 +112,10 @@ def test_gradients_agree_with_the_reference(
     box_size: int, sd_px: tuple[float, float], spread_px: float
 ) -> None:
     arguments = random_case(box_size, n=70, n_images=3, sd_px=sd_px, spread_px=spread_px)
-    weight = torch.randn(3, box_size, box_size, generator=torch.Generator().manual_seed(0))
-    ours = [t.clone().requires_grad_() for t in arguments]
-    exact = [t.double().requires_grad_() for t in arguments]
-    (project(*ours, box_size, 1e-9) * weight).sum().backward()
-    (project_reference(*exact, box_size) * weight).sum().backward()
-    for name, a, b in zip(("amplitude", "mean", "covariance", "rotation", "shift"), ours, exact, strict=True):
-        assert a.grad is not None
-        assert b.grad is not None
-        assert float((a.grad - b.grad).norm() / b.grad.norm()) < 1e-4, name
+    ours = images_and_gradients(project, arguments, box_size, 1e-9, dtype=torch.float32)
+    exact = images_and_gradients(project_reference, arguments, box_size, dtype=torch.float64)
+    for name in NAMES:
+        assert relative_rms(ours[name], exact[name]) < 1e-4, name
 
 
 def test_gradients_do_not_depend_on_the_number_of_threads() -> None:

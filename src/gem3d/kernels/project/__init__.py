@@ -5,8 +5,8 @@
 N2 is the normalised 2D Gaussian, so `a_j` is the Gaussian's mass: the sum of its pixels, once it lies inside
 the image and is wide enough for the pixel grid to sample it (standard deviation above some 0.7 px).
 
-`reference.py` is that formula in plain torch and defines what is right; `cpu.py` is the fast one, which
-leaves out what lies beyond the cutoff ellipse. This is the only place that looks at the device.
+`reference.py` is that formula in plain torch and defines what is right; `cpu.py` and, in Triton, `gpu.py` are the
+fast ones, which leave out what lies beyond the cutoff ellipse. This is the only place that looks at the device.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from gem3d.kernels.backend import deterministic, load_gpu, uses_triton
 from gem3d.kernels.project.cpu import project_backward_cpu, project_forward_cpu
 
 __all__ = ["TAIL_CUTOFF", "project"]
@@ -34,6 +35,8 @@ def project(
     tail: float = TAIL_CUTOFF,
 ) -> torch.Tensor:
     """Project Gaussians at `b` poses; differentiable with respect to all five tensors.
+
+    A Gaussian whose projection is not finite or not positive definite adds nothing to the image.
 
     Parameters
     ----------
@@ -69,7 +72,7 @@ def project(
         _check(name, tensor, shape, sizes, amplitudes.device)
     if box_size < 1:
         raise ValueError(f"box_size must be at least 1, not {box_size}")
-    if amplitudes.device.type != "cpu":
+    if amplitudes.device.type not in ("cpu", "cuda"):
         raise ValueError(f"no projection kernel for device {amplitudes.device}; move the tensors to the CPU")
     if not 0 < tail < 1:
         raise ValueError(f"tail must lie between 0 and 1, not {tail}")
@@ -82,6 +85,13 @@ def project(
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(*arguments: Any) -> torch.Tensor:
+        *tensors, box_size, tail = arguments
+        if uses_triton(tensors[0]):
+            inputs = [t.detach().contiguous() for t in tensors]
+            images: torch.Tensor = load_gpu(__name__).forward(
+                *inputs, box_size, tail, reproducible=deterministic()
+            )
+            return images
         return project_forward_cpu(*arguments)
 
     @staticmethod
@@ -92,6 +102,10 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         a, m, c, r, s = ctx.saved_tensors
+        if uses_triton(a):
+            *inputs, gradient = (t.detach().contiguous() for t in (a, m, c, r, s, grad_outputs[0]))
+            of_poses = any(ctx.needs_input_grad[3:5])
+            return (*load_gpu(__name__).backward(*inputs, ctx.tail, gradient, of_poses), None, None)
         return (*project_backward_cpu(a, m, c, r, s, ctx.tail, grad_outputs[0]), None, None)
 
 

@@ -20,6 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
+from gem3d.kernels.tiles import largest, window
 from gem3d.kernels.voxelize import cpu
 
 # Reckoned, not measured. A Gaussian of standard deviation 1 voxel is 9 voxels wide: 16 lanes hold its rows in one
@@ -70,21 +71,6 @@ def _load_shape(amplitudes, means, covariances, n, cutoff, tile: tl.constexpr): 
 
 
 @triton.jit
-def _window(mean, half, valid, n):  # type: ignore[no-untyped-def]
-    """First grid index within `half` of `mean`, and how many there are."""
-    # Clamped before they become integers: a mean may lie beyond what they hold.
-    first = tl.ceil(tl.minimum(tl.maximum(mean - half, 0.0), 1.0 * n)).to(tl.int32)
-    last = tl.floor(tl.minimum(tl.maximum(mean + half, -1.0), n - 1.0)).to(tl.int32)
-    return first, tl.where(valid, tl.maximum(last + 1 - first, 0), 0)
-
-
-@triton.jit
-def _largest(count):  # type: ignore[no-untyped-def]
-    """Largest entry of a column, as a scalar."""
-    return tl.max(tl.max(count, axis=1), axis=0)
-
-
-@triton.jit
 def _forward(  # type: ignore[no-untyped-def]
     amplitudes,
     means,
@@ -106,19 +92,19 @@ def _forward(  # type: ignore[no-untyped-def]
     )
     mx, my, mz = mean
     pxx, pyy, pzz, pxy, pxz, pyz = precision
-    x0, x_count = _window(mx, half[0], valid, nx)
-    y0, y_count = _window(my, half[1], valid, ny)
-    z0, z_count = _window(mz, half[2], valid, nz)
+    x0, x_count = window(mx, half[0], valid, nx)
+    y0, y_count = window(my, half[1], valid, ny)
+    z0, z_count = window(mz, half[2], valid, nz)
     peak = amplitude * unit_peak
     if fixed_point:
         scale = tl.load(per_unit)
     lane = tl.arange(0, lanes)[None, :]
     limit = cutoff * cutoff
-    blocks = tl.cdiv(_largest(x_count), lanes)
-    for iz in range(0, _largest(z_count)):
+    blocks = tl.cdiv(largest(x_count), lanes)
+    for iz in range(0, largest(z_count)):
         z = z0 + iz
         dz = z.to(tl.float32) - mz
-        for iy in range(0, _largest(y_count)):
+        for iy in range(0, largest(y_count)):
             y = y0 + iy
             dy = y.to(tl.float32) - my
             b2 = 2.0 * (pxy * dy + pxz * dz)
@@ -161,22 +147,22 @@ def _backward(  # type: ignore[no-untyped-def]
     )
     mx, my, mz = mean
     pxx, pyy, pzz, pxy, pxz, pyz = precision
-    x0, x_count = _window(mx, half[0], valid, nx)
-    y0, y_count = _window(my, half[1], valid, ny)
-    z0, z_count = _window(mz, half[2], valid, nz)
+    x0, x_count = window(mx, half[0], valid, nx)
+    y0, y_count = window(my, half[1], valid, ny)
+    z0, z_count = window(mz, half[2], valid, nz)
     lane = tl.arange(0, lanes)[None, :]
     limit = cutoff * cutoff
-    blocks = tl.cdiv(_largest(x_count), lanes)
+    blocks = tl.cdiv(largest(x_count), lanes)
     # Moments of the incoming gradient under the Gaussian: of order 0, 1 (d) and 2 (d d^T), still spread over lanes.
     m0 = tl.zeros((tile, lanes), tl.float32)
     mdx, mdy, mdz = m0, m0, m0
     mxx, myy, mzz, mxy, mxz, myz = m0, m0, m0, m0, m0, m0
-    for iz in range(0, _largest(z_count)):
+    for iz in range(0, largest(z_count)):
         z = z0 + iz
         dz = z.to(tl.float32) - mz
         # Over the plane.
         plane_0, plane_x, plane_y = tl.zeros_like(m0), tl.zeros_like(m0), tl.zeros_like(m0)
-        for iy in range(0, _largest(y_count)):
+        for iy in range(0, largest(y_count)):
             y = y0 + iy
             dy = y.to(tl.float32) - my
             b2 = 2.0 * (pxy * dy + pxz * dz)

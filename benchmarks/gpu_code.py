@@ -1,10 +1,12 @@
-"""What the Triton kernels of volumes and slices are compiled with; see `ahead_of_time`."""
+"""What each Triton kernel is compiled with; see `ahead_of_time`. Importing this needs Triton."""
 
 from __future__ import annotations
 
 from ahead_of_time import KernelCode
 from gem3d.kernels.insert_slices import gpu as insert_slices
 from gem3d.kernels.insert_slices.reference import PADDING
+from gem3d.kernels.project import gpu as project
+from gem3d.kernels.project import gpu_backward as project_backward
 from gem3d.kernels.voxelize import gpu as voxelize
 
 _GAUSSIANS = dict.fromkeys(("amplitudes", "means", "covariances"), "*fp32")
@@ -66,3 +68,49 @@ INSERT_CODES: list[KernelCode] = [
         insert_slices.GATHER_WARPS,
     ),
 ]
+
+_POSES = dict.fromkeys(("rotations", "shifts_px"), "*fp32")
+_IMAGE = {"n": "i32", "size": "i32", "limit": "fp32"}
+_PROJECT_FORWARD = {"tile": project.FORWARD_TILE, "lanes": project.LANES}
+_PROJECT_BACKWARD = {"tile": project.BACKWARD_TILE, "lanes": project.LANES}
+_PROJECT_GRADIENTS = _GAUSSIANS | _POSES | _GRADIENTS | {"grad_poses": "*fp32", "n_images": "i32"} | _IMAGE
+
+PROJECT_CODES: list[KernelCode] = [
+    KernelCode(
+        "project forward",
+        project._forward,
+        _GAUSSIANS | _POSES | {"images": "*fp32", "per_unit": "*fp32"} | _IMAGE,
+        _PROJECT_FORWARD | {"fixed_point": False},
+        project.FORWARD_WARPS,
+    ),
+    KernelCode(
+        "project forward, reproducible",
+        project._forward,
+        _GAUSSIANS | _POSES | {"images": "*i64", "per_unit": "*fp64"} | _IMAGE,
+        _PROJECT_FORWARD | {"fixed_point": True},
+        project.FORWARD_WARPS,
+    ),
+    KernelCode(
+        "project forward, unit of fixed point",
+        project._highest,
+        _GAUSSIANS | _POSES | {"highest": "*fp32", "n_images": "i32"} | _IMAGE,
+        {"tile": project.HIGHEST_TILE},
+        project.HIGHEST_WARPS,
+    ),
+    KernelCode(
+        "project backward",
+        project_backward.gather_gradients,
+        _PROJECT_GRADIENTS,
+        _PROJECT_BACKWARD | {"of_poses": False},
+        project.BACKWARD_WARPS,
+    ),
+    KernelCode(
+        "project backward, with poses",
+        project_backward.gather_gradients,
+        _PROJECT_GRADIENTS,
+        _PROJECT_BACKWARD | {"of_poses": True},
+        project.BACKWARD_WARPS,
+    ),
+]
+
+CODES: list[KernelCode] = VOXELIZE_CODES + INSERT_CODES + PROJECT_CODES
