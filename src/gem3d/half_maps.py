@@ -55,7 +55,7 @@ class Job:
 
 def read_images(
     job: Job, observations: Observations, checkpoint_of: CheckpointOf, prefix: str = ""
-) -> tuple[list[LinearMap], Method]:
+) -> tuple[tuple[LinearMap, LinearMap], Method]:
     """Linear maps of both halves, and the method that fits them, with all that it keeps of the images.
 
     Parameters
@@ -77,8 +77,8 @@ def read_images(
                 progress=report,
             )
         with reporter.stage(f"{prefix}linear maps"):
-            maps = [half.linear_map() for half in sets]
-        return maps, FromEquations(sets, shapes, checkpoint_of)
+            one, other = (half.linear_map() for half in sets)
+        return (one, other), FromEquations(sets, shapes, checkpoint_of)
 
     # Of the particles trained on, only the linear map is needed: one half after the other takes less memory.
     maps, held_out, noise_power = [], [], []
@@ -97,7 +97,7 @@ def read_images(
             held_out.append(half.held_out)
             noise_power.append(half.noise_power)
             del half
-    return maps, FromImages(
+    return (maps[0], maps[1]), FromImages(
         held_out,
         noise_power,
         shapes,

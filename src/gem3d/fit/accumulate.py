@@ -38,6 +38,7 @@ def accumulate(
     seed: int,
     wanted: tuple[int, ...] = (1, 2),
     radius: int | None = None,
+    rows: NDArray[np.int64] | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[HalfSet, ...]:
@@ -48,6 +49,7 @@ def accumulate(
     halves: `(n,)`, 1 or 2.
     wanted: one half or both; two accumulators are held for each.
     radius: last Fourier shell; None for the last before Nyquist.
+    rows: particles to take, all for None; the noise is that of all particles in either case.
     checkpoint: written now and then; images that are in what it holds are not read again.
     progress: called with (images done, images in all).
     """
@@ -58,6 +60,7 @@ def accumulate(
         seed=seed,
         wanted=wanted,
         radius=radius,
+        rows=rows,
         only_here={"checkpoint": checkpoint, "progress": progress},
     )
 
@@ -69,6 +72,7 @@ def _accumulate(
     seed: int,
     wanted: tuple[int, ...],
     radius: int | None,
+    rows: NDArray[np.int64] | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[HalfSet, ...]:
@@ -76,7 +80,7 @@ def _accumulate(
     particles, box = observations.images.particles, observations.box_size_px
     order = file_order(particles)
     noise = {half: _noise(observations, order[halves[order] == half], seed) for half in wanted}
-    order = order[np.isin(halves[order], wanted)]
+    order = order[np.isin(halves[order], wanted) & (True if rows is None else np.isin(order, rows))]
     last = (box - 1) // 2 if radius is None else radius
     held_out = is_held_out(particles.source_row, seed)
     grid_index, n_grids = observations.images.grid_index, len(observations.images.grids)
@@ -115,12 +119,12 @@ def _accumulate(
         transforms = observations.transform(batch.images, batch.rows)
         edges = np.searchsorted(member[batch.rows], (*members, max(members) + 1))
         for (slices, sample_weight), begin, end in zip(members.values(), edges[:-1], edges[1:], strict=True):
-            rows = torch.from_numpy(batch.rows[begin:end])
+            index = torch.from_numpy(batch.rows[begin:end])
             slices.add(
                 transforms[begin:end],
-                observations.ctf_coefficients[rows],
-                observations.shifts_px[rows],
-                observations.rotations[rows],
+                observations.ctf_coefficients[index],
+                observations.shifts_px[index],
+                observations.rotations[index],
                 sample_weight,
             )
         state.n_here += batch.n_read
