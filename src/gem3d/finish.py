@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class ImagesRead:
     rotations: `(n, 3, 3)` poses of the particles used.
     resampled: particles whose images were taken to the grid of the others, or binned.
     refined: None where the particles were taken as they are.
+    further: what else summary.json is to hold.
     """
 
     particle_file: str | Path
@@ -79,6 +80,7 @@ class ImagesRead:
     rotations: NDArray[np.floating[Any]]
     resampled: tuple[Resampled, ...] = ()
     refined: Refinement | None = None
+    further: dict[str, Any] = field(default_factory=dict)
 
     def take_method(self) -> Method:
         """The method, which is kept here no longer: its equations take most of the memory."""
@@ -166,6 +168,7 @@ def finish(
         resampled=read.resampled, pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
         resumed=checkpoints.going_on,
     )  # fmt: skip
+    summary |= read.further
     run_directory.write_json(out / "summary.json", summary | describe_effort(reporter, read.n_images))
     with reporter.stage("report"):
         facts = RunFacts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from gem3d.assess.shells import FloatVolume
 from gem3d.fit.accumulate import accumulate
 from gem3d.fit.checkpoint import CheckpointOf
 from gem3d.fit.descent import Shapes
+from gem3d.fit.half_sets import HalfSet
 from gem3d.fit.methods import FromEquations, FromImages, Method
 from gem3d.fit.normal_equations import LinearMap
 from gem3d.fit.observations import Observations
@@ -45,6 +46,11 @@ class Job:
     diameter_A: float
     mask: FloatVolume | None
 
+    @property
+    def shapes(self) -> Shapes:
+        """What the settings leave free of a Gaussian's shape."""
+        return Shapes(rotations=self.settings.freeze != "rotations", isotropic=self.settings.isotropic)
+
     def mask_of(self, linear: tuple[FloatVolume, FloatVolume], pixel_size_A: float) -> FloatVolume:
         """The mask to measure in: the user's, or one drawn from the mean of the linear half maps."""
         if self.mask is not None:
@@ -64,7 +70,6 @@ def read_images(
     prefix: of the names of the stages.
     """
     settings, reporter = job.settings, job.reporter
-    shapes = Shapes(rotations=settings.freeze != "rotations", isotropic=settings.isotropic)
     seed = settings.seed
     if settings.fit == "volume":
         with reporter.stage(f"{prefix}accumulate", "images") as report:
@@ -76,9 +81,7 @@ def read_images(
                 checkpoint=checkpoint_of("accumulate"),
                 progress=report,
             )
-        with reporter.stage(f"{prefix}linear maps"):
-            one, other = (half.linear_map() for half in sets)
-        return (one, other), FromEquations(sets, shapes, checkpoint_of)
+        return from_equations(job, sets, checkpoint_of, prefix)
 
     # Of the particles trained on, only the linear map is needed: one half after the other takes less memory.
     maps, held_out, noise_power = [], [], []
@@ -100,13 +103,22 @@ def read_images(
     return (maps[0], maps[1]), FromImages(
         held_out,
         noise_power,
-        shapes,
+        job.shapes,
         observations,
         job.halves,
         seed=seed,
         epochs=None if settings.epochs == "auto" else settings.epochs,
         checkpoint_of=checkpoint_of,
     )
+
+
+def from_equations(
+    job: Job, sets: Sequence[HalfSet], checkpoint_of: CheckpointOf, prefix: str = ""
+) -> tuple[tuple[LinearMap, LinearMap], Method]:
+    """The same, of the normal equations of both halves."""
+    with job.reporter.stage(f"{prefix}linear maps"):
+        one, other = (half.linear_map() for half in sets)
+    return (one, other), FromEquations(sets, job.shapes, checkpoint_of)
 
 
 def fit_halves(
