@@ -44,9 +44,10 @@ def shards(made: Simulation, tmp_path_factory: pytest.TempPathFactory) -> list[P
 
 
 @pytest.fixture(scope="module")
-def fitted(shards: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reconstruction]:
-    out = tmp_path_factory.mktemp("fitted") / "out"
-    return out, fit_shards(shards, out, OF_FIT)
+def whole(made: Simulation, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reconstruction]:
+    """One run over all images, and its folder."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    return out, reconstruct(made.star, out, ReconstructSettings(threads=1, quiet=True, gaussians=60))
 
 
 def rms(difference: Any, of: Any) -> float:
@@ -75,26 +76,30 @@ def check(*files: Path, incomplete: bool = False) -> None:
     check_shards([Shard.open(file) for file in files], incomplete=incomplete)
 
 
-def test_shards_come_to_what_one_run_does(
-    made: Simulation, fitted: tuple[Path, Reconstruction], tmp_path: Path
+def test_one_shard_of_all_comes_to_what_a_run_does(
+    made: Simulation, whole: tuple[Path, Reconstruction], tmp_path: Path
 ) -> None:
-    whole = reconstruct(made.star, tmp_path / "out", ReconstructSettings(threads=1, quiet=True, gaussians=60))
-    out, parts = fitted
-    for half in (0, 1):
-        one, other = parts.linear_half_maps[half], whole.linear_half_maps[half]
-        assert rms(one - other, other) < 1e-5
-        assert rms(parts.half_maps[half] - whole.half_maps[half], whole.half_maps[half]) < 3e-2
-    name = "linear_half1.mrc"
-    np.testing.assert_array_equal(read_map(out / name).values, parts.linear_half_maps[0])
-    for key in ("particles", "particles_excluded", "box_size_px", "pixel_size_A", "coverage_per_shell"):
-        assert parts.summary[key] == whole.summary[key]
-    assert set(parts.summary) == {*whole.summary, "shards"}
-    assert set(parts.summary["settings"]) == set(whole.summary["settings"])
-    a, b = (
-        np.genfromtxt(folder / "fsc.csv", delimiter=",", names=True) for folder in (out, tmp_path / "out")
-    )
-    np.testing.assert_allclose(a["fsc_calibrated"], b["fsc_calibrated"], atol=0.02)
-    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "out").iterdir()}
+    shard, out = tmp_path / "all.safetensors", tmp_path / "out"
+    accumulate_shard(made.star, shard, OF_PASS)
+    summary, expected = fit_shards([shard], out, OF_FIT).summary, whole[1].summary
+    assert results_of(out) == results_of(whole[0])
+    assert {path.name for path in out.iterdir()} == {path.name for path in whole[0].iterdir()}
+    assert summary["settings"] == expected["settings"]
+    # Poses are kept in single precision.
+    assert summary["orientations"]["scf"] == pytest.approx(expected["orientations"]["scf"], rel=1e-6)
+    of_the_run = {"command", "settings", "seconds", "images_per_second", "peak_memory_GB", "particle_file"}
+    for key in expected.keys() - of_the_run - {"orientations"}:
+        assert summary[key] == expected[key], key
+    assert summary.keys() - expected.keys() == {"shards"}
+
+
+def test_blocks_add_up_to_the_linear_maps_of_all(
+    shards: list[Path], whole: tuple[Path, Reconstruction]
+) -> None:
+    sets, rotations = add_up([Shard.open(file) for file in shards], lambda *_: None)
+    assert len(rotations) == 300
+    for half, expected in zip(sets, whole[1].linear_half_maps, strict=True):
+        assert rms(half.linear_map().values - expected, expected) < 1e-5
 
 
 def test_noise_is_the_same_to_the_bit(shards: list[Path]) -> None:
@@ -103,30 +108,9 @@ def test_noise_is_the_same_to_the_bit(shards: list[Path]) -> None:
         assert torch.equal(one, other)
 
 
-def test_the_order_does_not_matter(
-    shards: list[Path], fitted: tuple[Path, Reconstruction], tmp_path: Path
-) -> None:
-    fit_shards(shards[::-1], tmp_path / "out", OF_FIT)
-    assert results_of(tmp_path / "out") == results_of(fitted[0])
-
-
-def test_a_stopped_fit_goes_on(shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gem3d.fit.checkpoint.SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr("gem3d.fit.checkpoint.COSTS_BETWEEN", 0.0)
-    out = tmp_path / "out"
-    with monkeypatch.context() as patched:
-        patched.setattr("gem3d.finish.assess_half_maps", lambda *_, **__: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            fit_shards(shards, out, OF_FIT)
-    going_on = replace(OF_FIT, resume=True)
-    with pytest.raises(SettingsError, match="begun with particles"), pytest.warns(Gem3dWarning):
-        fit_shards(shards[:1], out, going_on, incomplete=True)
-    assert fit_shards(shards, out, going_on).summary["resumed"]
-
-
 def test_subsets_and_separate_files_add_up(made: Simulation, shards: list[Path], tmp_path: Path) -> None:
     rows = np.arange(300)
-    for name, index in (("even", rows[::2]), ("odd", rows[1::2])):
+    for name, index in (("even", rows[rows % 4 < 2]), ("odd", rows[rows % 4 >= 2])):
         np.save(tmp_path / f"{name}.npy", index)
         accumulate_shard(
             made.star, tmp_path / f"{name}.shard", replace(OF_PASS, ind=tmp_path / f"{name}.npy")
@@ -141,7 +125,7 @@ def test_subsets_and_separate_files_add_up(made: Simulation, shards: list[Path],
         assert one.held_out.n_particles == other.held_out.n_particles
         assert one.noise_power.shape == other.noise_power.shape
         assert rms(one.linear_map().values - other.linear_map().values, other.linear_map().values) < 0.1
-    with pytest.raises(ShardError, match=r"even\.shard and .*1\.safetensors: 75 images are in both"):
+    with pytest.raises(ShardError, match=r"even\.shard and .*1\.safetensors: 76 images are in both"):
         check(files[0], shards[0], shards[1])
 
 
@@ -152,8 +136,7 @@ def test_blocks_hold_every_particle_once_and_no_image_is_split(made: Simulation)
     assert sorted(np.concatenate(blocks)) == list(range(30))
     assert all(len(block) % 3 == 0 for block in blocks)
     with pytest.raises(SettingsError, match="make fewer shards"):
-        for k in range(1, 13):
-            rows_of_block(repeated, (k, 12))
+        rows_of_block(repeated, (1, 40))
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
@@ -205,7 +188,7 @@ def test_shards_that_overlap_are_refused(made: Simulation, shards: list[Path], t
 
 
 def test_missing_shards_are_named(shards: list[Path]) -> None:
-    with pytest.raises(ShardError, match="of its 2 shards, 1/2 is missing; .*--incomplete"):
+    with pytest.raises(ShardError, match=r"of its 2 shards, 1/2 is missing; .*--incomplete"):
         check(shards[1])
     with pytest.warns(Gem3dWarning, match="1/2 is missing"):
         check(shards[1], incomplete=True)
@@ -240,7 +223,7 @@ def test_nothing_is_replaced_unasked(made: Simulation, shards: list[Path], tmp_p
     for out in (star, next(star.parent.glob("*.mrcs"))):
         with pytest.raises(Gem3dError, match="is read, and would be replaced"):
             accumulate_shard(star, out, OF_PASS, overwrite=True)
-    with pytest.raises(RunDirectoryError, match="exists; .*--overwrite"):
+    with pytest.raises(RunDirectoryError, match=r"exists; .*--overwrite"):
         accumulate_shard(star, shards[0], OF_PASS)
     with pytest.raises(RunDirectoryError, match="is a folder"):
         accumulate_shard(star, tmp_path, OF_PASS)
@@ -248,20 +231,44 @@ def test_nothing_is_replaced_unasked(made: Simulation, shards: list[Path], tmp_p
         accumulate_shard(star, tmp_path / "none" / "shard", OF_PASS)
 
 
-def test_on_the_command_line(made: Simulation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_the_command_line(
+    made: Simulation,
+    whole: tuple[Path, Reconstruction],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     files = [str(tmp_path / f"{k}.safetensors") for k in (1, 2)]
     for k, file in enumerate(files, start=1):
         main(["accumulate", str(made.star), "--out", file, "--shard", f"{k}/2", "--threads", "1"])
     assert "shard 2 of 2: 150 particles" in capsys.readouterr().err
-    out = str(tmp_path / "out")
-    message = refused(capsys, "fit", files[0], "--out", out)
-    assert "2/2 is missing" in message
-    assert "none.safetensors" in refused(capsys, "fit", "none.safetensors", "--out", out)
-    assert "no shard is given" in refused(capsys, "fit", "--out", out)
-    assert not Path(out).exists()
-    main(["fit", *files, "--out", out, "--gaussians", "60", "--threads", "1"])
-    assert "report.html" in capsys.readouterr().out
-    assert "--overwrite" in refused(capsys, "fit", *files, "--out", out)
+    out = tmp_path / "out"
+    options = ["--out", str(out), "--gaussians", "60", "--threads", "1"]
+    assert "2/2 is missing" in refused(capsys, "fit", files[0], *options)
+    assert "none.safetensors" in refused(capsys, "fit", "none.safetensors", *options)
+    assert "no shard is given" in refused(capsys, "fit", *options)
+    assert not out.exists()
+
+    # Stopped, and gone on with, the shards given the other way round.
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gem3d.fit.checkpoint.SECONDS_BETWEEN", 0.0)
+        patched.setattr("gem3d.fit.checkpoint.COSTS_BETWEEN", 0.0)
+        patched.setattr("gem3d.finish.assess_half_maps", stop)
+        with pytest.raises(SystemExit):
+            main(["fit", *files, *options])
+    assert "begun with particles" in refused(capsys, "fit", files[0], "--incomplete", *options, "--resume")
+    main(["fit", *files[::-1], *options, "--resume"])
+    assert "report.html" in capsys.readouterr().err
+    # As near as a fit comes whose input is off by rounding.
+    for half in ("half1.mrc", "half2.mrc"):
+        one, other = (read_map(folder / half).values for folder in (out, whole[0]))
+        assert rms(one - other, other) < 0.15
+    curves = [np.genfromtxt(folder / "fsc.csv", delimiter=",", names=True) for folder in (out, whole[0])]
+    np.testing.assert_allclose(curves[0]["fsc_calibrated"], curves[1]["fsc_calibrated"], atol=0.05)
+    assert "--overwrite" in refused(capsys, "fit", *files, *options)
 
 
 def _tensor(file: Path, name: str) -> torch.Tensor:
