@@ -303,8 +303,8 @@ def test_a_run_killed_before_it_saved_anything_is_begun_anew(
         "gem3d.half_maps.start_of_half",
         "gem3d.fit.volume.split",
         "gem3d.fit.methods.mean_of",
-        "gem3d.reconstruct.assess_half_maps",
-        "gem3d.reconstruct.write_report",
+        "gem3d.finish.assess_half_maps",
+        "gem3d.finish.write_report",
     ],
 )
 def test_every_stage_is_gone_on_with(finished: Path, made: Simulation, tmp_path: Path, where: str) -> None:

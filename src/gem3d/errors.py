@@ -27,6 +27,10 @@ class StructureError(Gem3dError):
     """An atomic model is unreadable or holds no atoms."""
 
 
+class ShardError(Gem3dError):
+    """A shard cannot be read, or does not go together with the others."""
+
+
 class SettingsError(Gem3dError):
     """Settings contradict one another or the data."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from gem3d.device import CPU, Device
 from gem3d.fit.accumulate import accumulate
 from gem3d.fit.checkpoint import CheckpointOf
 from gem3d.fit.descent import Shapes
+from gem3d.fit.half_sets import HalfSet
 from gem3d.fit.methods import FromEquations, FromImages, Method
 from gem3d.fit.normal_equations import LinearMap
 from gem3d.fit.observations import Observations
@@ -48,6 +49,11 @@ class Job:
     mask: FloatVolume | None
     device: Device = CPU
 
+    @property
+    def shapes(self) -> Shapes:
+        """What the settings leave free of a Gaussian's shape."""
+        return Shapes(rotations=self.settings.freeze != "rotations", isotropic=self.settings.isotropic)
+
     def mask_of(self, linear: tuple[FloatVolume, FloatVolume], pixel_size_A: float) -> FloatVolume:
         """The mask to measure in: the user's, or one drawn from the mean of the linear half maps."""
         if self.mask is not None:
@@ -58,7 +64,7 @@ class Job:
 
 def read_images(
     job: Job, observations: Observations, checkpoint_of: CheckpointOf, prefix: str = ""
-) -> tuple[list[LinearMap], Method]:
+) -> tuple[tuple[LinearMap, LinearMap], Method]:
     """Linear maps of both halves, and the method that fits them, with all that it keeps of the images.
 
     Parameters
@@ -67,7 +73,6 @@ def read_images(
     prefix: of the names of the stages.
     """
     settings, reporter = job.settings, job.reporter
-    shapes = Shapes(rotations=settings.freeze != "rotations", isotropic=settings.isotropic)
     seed = settings.seed
     device = job.device.torch_device.type
     if settings.fit == "volume" and job.device.both_halves:
@@ -81,10 +86,7 @@ def read_images(
                 checkpoint=checkpoint_of("accumulate"),
                 progress=report,
             )
-        with reporter.stage(f"{prefix}linear maps"):
-            maps = [half.linear_map() for half in sets]
-        # They wait on the host for their fit: a GPU is not to hold those of both halves and a fit as well.
-        return maps, FromEquations([half.to("cpu") for half in sets], shapes, checkpoint_of, device)
+        return from_equations(job, sets, checkpoint_of, prefix)
 
     # One half after the other takes half the memory.
     maps, sets_of_halves, held_out, noise_power = [], [], [], []
@@ -106,12 +108,13 @@ def read_images(
             if settings.fit == "volume":
                 sets_of_halves.append(half.to("cpu"))
             del half  # of the particles trained on, training needs no more than the linear map
+    both = maps[0], maps[1]
     if settings.fit == "volume":
-        return maps, FromEquations(sets_of_halves, shapes, checkpoint_of, device)
-    return maps, FromImages(
+        return both, FromEquations(sets_of_halves, job.shapes, checkpoint_of, device)
+    return both, FromImages(
         held_out,
         noise_power,
-        shapes,
+        job.shapes,
         observations,
         job.halves,
         seed=seed,
@@ -119,6 +122,17 @@ def read_images(
         checkpoint_of=checkpoint_of,
         device=device,
     )
+
+
+def from_equations(
+    job: Job, sets: Sequence[HalfSet], checkpoint_of: CheckpointOf, prefix: str = ""
+) -> tuple[tuple[LinearMap, LinearMap], Method]:
+    """The same, of the normal equations of both halves."""
+    with job.reporter.stage(f"{prefix}linear maps"):
+        one, other = (half.linear_map() for half in sets)
+    # They wait on the host for their fit: a GPU is not to hold those of both halves and a fit as well.
+    on_host = [half.to("cpu") for half in sets]
+    return (one, other), FromEquations(on_host, job.shapes, checkpoint_of, job.device.torch_device.type)
 
 
 def fit_halves(

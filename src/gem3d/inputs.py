@@ -15,7 +15,7 @@ from gem3d.maps import read_mask
 from gem3d.particles import ImageSource, Particles
 from gem3d.particles.image_names import describe_particle
 from gem3d.particles.plausibility import Finding, check_values
-from gem3d.settings import ReconstructSettings, RefineSettings
+from gem3d.settings import PassSettings, RefineSettings
 from gem3d.subsets import chooses, read_chosen
 
 # Where no diameter is given, the background lies outside this share of the box.
@@ -43,9 +43,7 @@ def open_stacks(particles: Particles, settings: InputSettings) -> ImageSource:
     return ImageSource(particles, settings.datadir, invert=settings.invert, binning=settings.bin)
 
 
-def find_images(
-    particle_file: str | Path, settings: ReconstructSettings
-) -> tuple[ImageSource, NDArray[np.int8]]:
+def find_images(particle_file: str | Path, settings: PassSettings) -> tuple[ImageSource, NDArray[np.int8]]:
     """Particles whose stacks are all there, and the half set of each."""
     images = open_images(particle_file, settings)
     halves = settle_halves(particle_file, images.particles, settings, settings.seed)

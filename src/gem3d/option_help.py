@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from types import MappingProxyType
 from typing import Annotated, TypeVar
@@ -22,3 +23,15 @@ def helped_by_docstrings(cls: type[T]) -> type[T]:
         if text := texts.get(field.name):
             field.metadata = MappingProxyType({**field.metadata, "help": " ".join(text.split())})
     return cls
+
+
+def in_order(*last: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator: lists these fields last, in this order, whatever base classes they come from."""
+
+    def sort(cls: type[T]) -> type[T]:
+        found = cls.__dataclass_fields__  # type: ignore[attr-defined]
+        first = [name for name in found if name not in last]
+        cls.__dataclass_fields__ = {name: found[name] for name in (*first, *last)}  # type: ignore[attr-defined]
+        return cls
+
+    return sort

@@ -3,66 +3,28 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gem3d import ranks, run_directory
-from gem3d.assess import ResolutionClaim
-from gem3d.assess.shells import FloatVolume
-from gem3d.assessment import Assessment, Reference, assess_half_maps
-from gem3d.assessment_files import describe_assessment, write_assessment
 from gem3d.errors import warn
-from gem3d.fit.contrast_sign import refuse_inverted
-from gem3d.fit.observations import Observations
-from gem3d.fit.sample import look_at_sample
-from gem3d.gaussians import Gaussians, save_gaussians, save_ply
-from gem3d.half_maps import Job, density_of, fit_halves, maps_of_round, read_images
-from gem3d.inputs import (
-    background_diameter_A,
-    find_images,
-    last_shell_of,
-    measuring_mask,
-    refuse_without_micrographs,
-)
-from gem3d.maps import write_map
+from gem3d.finish import ImagesRead, Measures, Reconstruction, finish
+from gem3d.given_images import GivenImages
+from gem3d.half_maps import Job, maps_of_round, read_images
+from gem3d.inputs import refuse_without_micrographs
 from gem3d.particles import ExcludedImages, Particles, write_excluded
-from gem3d.particles.image_grids import find_resampled
 from gem3d.progress import Reporter
-from gem3d.reference_map import read_reference
 from gem3d.refine.outputs import write_refinement
 from gem3d.refine.rounds import refine_particles
-from gem3d.report import RunFacts, write_report
 from gem3d.resume import RunCheckpoints
-from gem3d.runtime import kernels_are_compiled, return_freed_memory
 from gem3d.settings import ReconstructSettings, RefineSettings
-from gem3d.summary import describe_effort, describe_rounds, log_start, summarise
+from gem3d.summary import log_start
 from gem3d.threads import available_threads, set_threads
 
-# Share of a shell's Fourier voxels below which the map has gaps worth a warning.
-LEAST_COVERAGE = 0.9
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """What a reconstruction found; the maps are `(D, D, D)` float32 [z, y, x].
-
-    Attributes
-    ----------
-    gaussians: of the final map.
-    assessment: the final map before and after weighting, sharpening and filtering, and how good it is.
-    summary: what summary.json holds.
-    """
-
-    half_maps: tuple[FloatVolume, FloatVolume]
-    linear_half_maps: tuple[FloatVolume, FloatVolume]
-    gaussians: Gaussians
-    assessment: Assessment
-    summary: dict[str, Any]
+__all__ = ["Reconstruction", "reconstruct"]
 
 
 def reconstruct(
@@ -110,44 +72,18 @@ def _reconstruct(
     ranks.together(set_threads, threads)
     log_start(reporter, particle_file, settings, refinement, threads)
 
-    with reporter.stage("read particles"):
-        images, halves = find_images(particle_file, settings)
-        return_freed_memory()
-    particles, box_size, pixel_size_A = images.particles, images.box_size_px, images.pixel_size_A
-    narrowest = images.narrowest_grid
-    diameter_A = background_diameter_A(
-        settings.particle_diameter_A, narrowest.box_size_px, narrowest.pixel_size_A
-    )
-    observations = Observations.of(images, diameter_A / pixel_size_A / 2, normalise=settings.normalise)
-    last_shell = last_shell_of(settings.max_resolution_A, box_size, pixel_size_A)
-    given_mask = None if settings.mask is None else measuring_mask(settings.mask, box_size, pixel_size_A)
-    reference = None
-    if settings.reference is not None:
-        # Now, so that one that cannot be used is refused before the work begins.
-        values = read_reference(settings.reference, box_size, pixel_size_A)
-        reference = Reference(settings.reference.name, values)
+    given = GivenImages.find(particle_file, settings, reporter)
+    observations, halves, particles = given.observations, given.halves, given.particles
+    measures = Measures.given(settings, observations.box_size_px, observations.pixel_size_A)
     if refinement is not None:
         refuse_without_micrographs(particles, refinement)
-    job = Job(settings, reporter, halves, last_shell, diameter_A, given_mask)
+    job = Job(settings, reporter, halves, given.last_shell, given.diameter_A, measures.mask)
     checkpoints = RunCheckpoints(out, particles, settings, refinement, threads)
     run_directory.prepare(out, overwrite=settings.overwrite, resume=settings.resume)
     reporter.log.open(out / run_directory.RUN_LOG, append=settings.resume)
     checkpoints.begin()
     begun.enter_context(checkpoints.advising())
-    counts = [int((halves == half).sum()) for half in (1, 2)]
-    reporter.say(
-        f"{len(particles)} particles ({counts[0]} and {counts[1]}), box {box_size} px, {pixel_size_A:g} A/px"
-    )
-    resampled = find_resampled(particles, images.grid)
-    if resampled:
-        reporter.say(f"images resampled to that grid: {'; '.join(map(str, resampled))}")
-    if not kernels_are_compiled():
-        reporter.say("first run here: kernels are compiled once, which takes up to half a minute")
-
-    with reporter.stage("look at a sample"):
-        sample = look_at_sample(observations, settings.seed)
-    refuse_inverted(sample.sign, particles.source, inverted=settings.invert)
-    observations.excluded.usual_power = sample.usual_power
+    given.look(settings, reporter)
 
     refined = None
     if refinement is not None:
@@ -169,69 +105,23 @@ def _reconstruct(
     excluded = observations.excluded
     if len(excluded) > 0:
         _tell_excluded(out, excluded, particles)
-    used = halves.copy()
-    used[excluded.rows] = 0
     if refined is not None:
         write_refinement(out, refined, particles, halves)
-    for number, found in enumerate(linear_maps, start=1):
-        write_map(out / f"linear_half{number}.mrc", found.values, pixel_size_A)
-    linear = (linear_maps[0].values, linear_maps[1].values)
-    coverage = np.minimum(linear_maps[0].coverage, linear_maps[1].coverage)
-
-    def keep_half_map(number: int, values: FloatVolume) -> None:
-        write_map(out / f"half{number}.mrc", values, pixel_size_A)
-
-    fits, half_maps = fit_halves(job, method, linear, keep=keep_half_map)
-    with reporter.stage("fit final map", method.final_unit) as report:
-        final = method.fit_final(fits, report)
-    if final.rounds:
-        reporter.log.write(f"fit final map: {describe_rounds(final)}")
-    del method
-
-    unfiltered = density_of(final.gaussians, box_size, pixel_size_A)
-    write_map(out / "map_unfiltered.mrc", unfiltered, pixel_size_A)
-    save_gaussians(final.gaussians, out / "gaussians.safetensors", box_size, pixel_size_A)
-    save_ply(final.gaussians, out / "gaussians.ply")
-    gains = fits[0].gain, fits[1].gain
-    assessment = assess_half_maps(
-        half_maps,
-        linear,
-        job.mask_of(linear, pixel_size_A),
-        pixel_size_A,
-        reporter,
-        final_map=unfiltered,
-        particle_diameter_A=settings.particle_diameter_A,
-        last_shell=last_shell,
-        bfactor_A2=settings.bfactor_A2,
-        seed=settings.seed,
-        rotations=observations.rotations.numpy()[used > 0],
-        reference=reference,
-        likelihood=None if gains[0] is None or gains[1] is None else (gains[0], gains[1]),
+    used = excluded.without(np.arange(len(halves)))
+    read = ImagesRead(
+        particle_file,
+        observations.pixel_size_A,
+        linear_maps,
+        method,
+        counts=(int((halves[used] == 1).sum()), int((halves[used] == 2).sum())),
+        n_images=len(halves),
+        excluded=excluded.counts(),
+        rotations=observations.rotations.numpy()[used],
+        resampled=given.resampled,
+        refined=refined,
     )
-    _warn_of_gaps(coverage, assessment.claim, box_size, pixel_size_A)
-
-    write_assessment(out, assessment)
-    described = describe_assessment(assessment, limited=last_shell < (box_size - 1) // 2)
-    summary = summarise(
-        settings, refined, particle_file, used, excluded.counts(), fits, final, coverage, described,
-        resampled=resampled, pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
-        resumed=checkpoints.going_on,
-    )  # fmt: skip
-    run_directory.write_json(out / "summary.json", summary | describe_effort(reporter, len(halves)))
-    with reporter.stage("report"):
-        facts = RunFacts(
-            command=summary["command"],
-            summary=summary | describe_effort(reporter, len(halves)),
-            gaussians=final.gaussians,
-            rounds={"half 1": fits[0].rounds, "half 2": fits[1].rounds, "final map": final.rounds},
-        )
-        write_report(out, assessment, facts)
-    summary |= describe_effort(reporter, len(halves))
-    run_directory.write_json(out / "summary.json", summary)
-    checkpoints.remove()
-    reporter.log.write(f"resolution (calibrated FSC 0.143): {summary['resolution']['claim']}")
-    reporter.log.write(f"peak memory {summary['peak_memory_GB']:.2f} GB; done")
-    return Reconstruction(half_maps, linear, final.gaussians, assessment, summary)
+    del method
+    return finish(job, read, measures.reference, out, checkpoints, threads)
 
 
 def _tell_excluded(out: Path, excluded: ExcludedImages, particles: Particles) -> None:
@@ -241,19 +131,3 @@ def _tell_excluded(out: Path, excluded: ExcludedImages, particles: Particles) ->
         f"{n} of {len(particles)} images {'is' if n == 1 else 'are'} left out, as they cannot be used: "
         f"{excluded.first_few(particles)}. {run_directory.EXCLUDED_STAR} lists them all"
     )
-
-
-def _warn_of_gaps(
-    coverage: NDArray[np.float64], claim: ResolutionClaim, box_size: int, pixel_size_A: float
-) -> None:
-    """Warn where a resolution is claimed though some directions of Fourier space were hardly seen."""
-    if claim.estimate_A is None:
-        return
-    last = int(box_size * pixel_size_A / claim.estimate_A)
-    worst = int(np.argmin(coverage[1 : last + 1])) + 1
-    if coverage[worst] < LEAST_COVERAGE:
-        warn(
-            f"the images reach only {100 * coverage[worst]:.0f} % of Fourier space at "
-            f"{box_size * pixel_size_A / worst:.1f} A: views are missing, so that the map is smeared "
-            "along some directions, and its resolution is an average over them"
-        )

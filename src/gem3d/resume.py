@@ -30,6 +30,10 @@ INDIFFERENT = ("resume", "overwrite", "quiet", "device", "threads", "datadir")
 class RunCheckpoints:
     """The checkpoints of one run, in a folder beside its results.
 
+    Parameters
+    ----------
+    particles: or what tells them from others, as `digest_of` does.
+
     Attributes
     ----------
     going_on: a run that was stopped has left something, which is to be used.
@@ -42,7 +46,7 @@ class RunCheckpoints:
     def __init__(
         self,
         out: Path,
-        particles: Particles,
+        particles: Particles | str,
         settings: ReconstructSettings,
         refinement: RefineSettings | None,
         threads: int,
@@ -62,9 +66,10 @@ class RunCheckpoints:
         """What makes the run this one and no other; every particle goes into it."""
         settings = asdict(self._settings) | ({} if self._refinement is None else asdict(self._refinement))
         chosen = json.loads(json.dumps(settings, default=str))
+        particles = self._particles
         return {
             "gem3d": gem3d.__version__,
-            "particles": _digest(self._particles),
+            "particles": particles if isinstance(particles, str) else digest_of(particles),
             "refined": self._refinement is not None,
             **{name: value for name, value in chosen.items() if name not in INDIFFERENT},
         }
@@ -144,7 +149,7 @@ class RunCheckpoints:
             )
 
 
-def _digest(particles: Particles) -> str:
+def digest_of(particles: Particles) -> str:
     """What tells one particle set from another: every value but where its file lies."""
     digest = hashlib.sha256()
     for each in fields(particles):

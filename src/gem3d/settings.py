@@ -15,18 +15,64 @@ from tyro.conf import arg
 from gem3d.assess.sharpening import LARGEST_BFACTOR_A2
 from gem3d.errors import SettingsError
 from gem3d.input_settings import InputSettings
-from gem3d.option_help import Flag, helped_by_docstrings
+from gem3d.option_help import Flag, helped_by_docstrings, in_order
 
 
 @helped_by_docstrings
 @dataclass(frozen=True)
-class ReconstructSettings(InputSettings):
-    """Settings of a reconstruction; the defaults suit a refined set of a single particle."""
+class ComputeSettings:
+    """Where and how loudly to work."""
 
-    fit: Literal["volume", "images"] = "volume"
-    """How the Gaussians are fitted: `volume` reads every image once and fits to their normal equations, in a time
-    that does not depend on the number of particles. `images` trains on the images batch by batch, as the GEM paper
-    does: slower, and no better; for comparison and for methods that need a gradient per image."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute. GPUs are not there yet, so `auto` means `cpu`."""
+    threads: Annotated[int, arg(metavar="N", help_behavior_hint="(default: 0, all cores)")] = 0
+    """CPU cores to use. Fewer, to leave some for others. The same seed and number give the same maps, bit for
+    bit."""
+    quiet: Flag = False
+    """Print errors only. Everything is in run.log all the same."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise SettingsError(f"--threads {self.threads}: give a positive number, or 0 for all cores")
+
+
+@helped_by_docstrings
+@dataclass(frozen=True)
+class PassSettings(InputSettings, ComputeSettings):
+    """Settings of the pass over the images."""
+
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Seed of everything drawn at random. Change it to see how much chance matters."""
+    particle_diameter_A: Annotated[
+        float | None,
+        arg(name="particle-diameter", metavar="A", help_behavior_hint="(default: 0.9 of the box)"),
+    ] = None
+    """Diameter in A of a sphere around the centre that holds the particle. What lies outside is background: the
+    images are normalised and their noise is measured there. Give it when neighbours crowd the box."""
+    max_resolution_A: Annotated[
+        float | None,
+        arg(name="max-resolution", metavar="A", help_behavior_hint="(default: Nyquist, two pixels)"),
+    ] = None
+    """Finest resolution in A to use. Nothing finer is read from the images, fitted or claimed; maps keep their box
+    and pixel size. Saves time and memory where the pixels are much finer than the expected resolution."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed < 0:
+            raise SettingsError(f"--seed {self.seed}: give 0 or a positive number")
+        for option, value in (
+            ("--particle-diameter", self.particle_diameter_A),
+            ("--max-resolution", self.max_resolution_A),
+        ):
+            if value is not None and not 0 < value < math.inf:
+                raise SettingsError(f"{option} {value:g}: give a positive number of A")
+
+
+@helped_by_docstrings
+@dataclass(frozen=True)
+class FitSettings(ComputeSettings):
+    """Settings of what follows the pass over the images: the fits and the measurement."""
+
     gaussians: Annotated[int | Literal["auto"], arg(metavar="N|auto")] = "auto"
     """Gaussians of a half map; the final map has those of both halves. `auto` takes them from the volume of the
     particle; `--fit volume` doubles them while held-out particles gain by it. More follow finer detail and cost
@@ -38,25 +84,6 @@ class ReconstructSettings(InputSettings):
     """`rotations` leaves every Gaussian's axes as they were drawn: an ablation of the paper."""
     isotropic: Flag = False
     """Every Gaussian is a ball: an ablation of the paper. Takes several times as many for the same map."""
-    epochs: Annotated[int | Literal["auto"], arg(metavar="N|auto")] = "auto"
-    """How often `--fit images` goes through the images at most. `auto` is 5, and more for small sets."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute. `auto` takes an NVIDIA GPU where there is one with enough free memory, else the CPU; `cuda`
-    insists on it. Refinement (--refine) compares images with maps on the CPU all the same."""
-    deterministic: Flag = False
-    """On a GPU, sum in an order that never changes, at some cost: the same bits in every run. On the CPU they are
-    anyway."""
-    threads: Annotated[int, arg(metavar="N", help_behavior_hint="(default: 0, all cores)")] = 0
-    """CPU cores to use. Fewer, to leave some for others. The same seed and number give the same maps, bit for
-    bit."""
-    seed: Annotated[int, arg(metavar="N")] = 0
-    """Seed of everything drawn at random. Change it to see how much chance matters."""
-    particle_diameter_A: Annotated[
-        float | None,
-        arg(name="particle-diameter", metavar="A", help_behavior_hint="(default: 0.9 of the box)"),
-    ] = None
-    """Diameter in A of a sphere around the centre that holds the particle. What lies outside is background: the
-    images are normalised and their noise is measured there. Give it when neighbours crowd the box."""
     mask: Annotated[Path | None, arg(metavar="MRC", help_behavior_hint="(default: drawn from the map)")] = (
         None
     )
@@ -65,12 +92,6 @@ class ReconstructSettings(InputSettings):
     reference: Annotated[Path | None, arg(metavar="MAP|MODEL", help_behavior_hint="(default: none)")] = None
     """A map (MRC) or an atomic model (PDB, mmCIF), placed where the final map lies in ChimeraX: the report then holds
     the map against it. Nothing else sees it."""
-    max_resolution_A: Annotated[
-        float | None,
-        arg(name="max-resolution", metavar="A", help_behavior_hint="(default: Nyquist, two pixels)"),
-    ] = None
-    """Finest resolution in A to use. Nothing finer is read from the images, fitted or claimed; maps keep their box
-    and pixel size. Saves time and memory where the pixels are much finer than the expected resolution."""
     bfactor_A2: Annotated[
         float | None,
         arg(name="bfactor", metavar="A2", help_behavior_hint="(default: from the Guinier plot)"),
@@ -84,8 +105,33 @@ class ReconstructSettings(InputSettings):
     """Go on with a run that was killed, in the same folder and with the same other options; the result is the one
     that it would have had. Begins where the folder is new or holds no more than a log; refuses that of a finished
     run."""
-    quiet: Flag = False
-    """Print errors only. Everything is in run.log all the same."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume and self.overwrite:
+            raise SettingsError(
+                "--resume and --overwrite: choose one, to keep what is there or to replace it"
+            )
+        if self.gaussians != "auto" and self.gaussians < 1:
+            raise SettingsError(f"--gaussians {self.gaussians}: give a positive number, or auto")
+        check_bfactor(self.bfactor_A2)
+
+
+@in_order(
+    "fit", "gaussians", "init", "freeze", "isotropic", "epochs", "device", "threads", "seed", "particle_diameter_A",
+    "mask", "reference", "max_resolution_A", "bfactor_A2", "overwrite", "resume", "quiet",
+)  # fmt: skip
+@helped_by_docstrings
+@dataclass(frozen=True)
+class ReconstructSettings(FitSettings, PassSettings):
+    """Settings of a reconstruction; the defaults suit a refined set of a single particle."""
+
+    fit: Literal["volume", "images"] = "volume"
+    """How the Gaussians are fitted: `volume` reads every image once and fits to their normal equations, in a time
+    that does not depend on the number of particles. `images` trains on the images batch by batch, as the GEM paper
+    does: slower, and no better; for comparison and for methods that need a gradient per image."""
+    epochs: Annotated[int | Literal["auto"], arg(metavar="N|auto")] = "auto"
+    """How often `--fit images` goes through the images at most. `auto` is 5, and more for small sets."""
 
     @property
     def start(self) -> Literal["map", "random"]:
@@ -98,27 +144,10 @@ class ReconstructSettings(InputSettings):
         super().__post_init__()
         if self.fit == "volume" and self.epochs != "auto":
             raise SettingsError("--epochs: --fit volume reads the images once; it is for --fit images")
-        if self.resume and self.overwrite:
-            raise SettingsError(
-                "--resume and --overwrite: choose one, to keep what is there or to replace it"
-            )
         if self.epochs != "auto" and self.epochs < 2:
             raise SettingsError(
                 f"--epochs {self.epochs}: give 2 or more; the last takes in the held-out images"
             )
-        if self.gaussians != "auto" and self.gaussians < 1:
-            raise SettingsError(f"--gaussians {self.gaussians}: give a positive number, or auto")
-        if self.threads < 0:
-            raise SettingsError(f"--threads {self.threads}: give a positive number, or 0 for all cores")
-        if self.seed < 0:
-            raise SettingsError(f"--seed {self.seed}: give 0 or a positive number")
-        for option, value in (
-            ("--particle-diameter", self.particle_diameter_A),
-            ("--max-resolution", self.max_resolution_A),
-        ):
-            if value is not None and not 0 < value < math.inf:
-                raise SettingsError(f"{option} {value:g}: give a positive number of A")
-        check_bfactor(self.bfactor_A2)
 
 
 def check_bfactor(bfactor_A2: float | None) -> None:

@@ -78,7 +78,7 @@ def summarise(
     settings: ReconstructSettings,
     refined: Refinement | None,
     particle_file: str | Path,
-    halves: np.ndarray,
+    counts: tuple[int, int],
     excluded: dict[str, int],
     fits: tuple[Fit, Fit],
     final: Fit,
@@ -95,7 +95,7 @@ def summarise(
 
     Parameters
     ----------
-    halves: half set of each particle; 0 of those left out.
+    counts: particles of each half that were used.
     excluded: number of particles left out for each reason.
     resampled: particles whose images were taken to the grid of the others, or binned.
     found: what the assessment says (`gem3d.assessment_files.describe_assessment`).
@@ -113,7 +113,7 @@ def summarise(
         },
         "device": "cpu",
         "threads": threads,
-        "particles": {"half1": int((halves == 1).sum()), "half2": int((halves == 2).sum())},
+        "particles": {"half1": counts[0], "half2": counts[1]},
         "particles_excluded": {"total": sum(excluded.values()), "reasons": excluded},
         "box_size_px": box_size,
         "pixel_size_A": pixel_size_A,

@@ -41,6 +41,7 @@ def accumulate(
     wanted: tuple[int, ...] = (1, 2),
     radius: int | None = None,
     device: str = "cpu",
+    rows: NDArray[np.int64] | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[HalfSet, ...]:
@@ -52,6 +53,7 @@ def accumulate(
     wanted: one half or both; two accumulators are held for each.
     radius: last Fourier shell; None for the last before Nyquist.
     device: where to accumulate, such as "cuda": each rank has its own.
+    rows: particles to take, all for None; the noise is that of all particles in either case.
     checkpoint: written now and then; images that are in what it holds are not read again.
     progress: called with (images done, images in all).
     """
@@ -63,6 +65,7 @@ def accumulate(
         wanted=wanted,
         radius=radius,
         device=device,
+        rows=rows,
         only_here={"checkpoint": checkpoint, "progress": progress},
     )
 
@@ -75,6 +78,7 @@ def _accumulate(
     wanted: tuple[int, ...],
     radius: int | None,
     device: str,
+    rows: NDArray[np.int64] | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[HalfSet, ...]:
@@ -82,7 +86,7 @@ def _accumulate(
     particles, box, there = observations.images.particles, observations.box_size_px, torch.device(device)
     order = file_order(particles)
     noise = {half: _noise(observations, order[halves[order] == half], seed, there) for half in wanted}
-    order = order[np.isin(halves[order], wanted)]
+    order = order[np.isin(halves[order], wanted) & (True if rows is None else np.isin(order, rows))]
     last = (box - 1) // 2 if radius is None else radius
     held_out = is_held_out(particles.source_row, seed)
     grid_index, n_grids = observations.images.grid_index, len(observations.images.grids)

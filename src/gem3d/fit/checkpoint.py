@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import json
-import struct
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from gem3d.atomic import replacing
 from gem3d.errors import RunDirectoryError, warn
+from gem3d.tensor_file import TensorFile, save_tensors
 
 SECONDS_BETWEEN = 30.0
 # Saving takes no more than 1 / so much of the time.
 COSTS_BETWEEN = 30.0
 # What saving is reckoned to cost before the first time.
 BYTES_PER_SECOND = 0.5e9
-_TYPES = {
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.int32: "I32",
-    torch.int64: "I64",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.bfloat16: "BF16",
-}
 
 
 class Checkpoint:
@@ -70,12 +59,8 @@ class Checkpoint:
         Only a warning where there is no room for it, as the work itself can go on.
         """
         begun_s = time.monotonic()
-        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        sums = {name: _checksum(tensor) for name, tensor in contiguous.items()}
-        metadata = {"numbers": json.dumps(numbers), "of": self._of, "checksums": json.dumps(sums)}
         try:
-            with replacing(self._path) as temporary:
-                _write(contiguous, temporary, metadata)
+            save_tensors(self._path, tensors, {"numbers": json.dumps(numbers), "of": self._of})
         except RunDirectoryError as error:
             if not self._refused:
                 warn(
@@ -95,17 +80,11 @@ class Checkpoint:
         if not self._path.exists():
             return None
         try:
-            # Read, not mapped: the tensors will be changed, and the file replaced.
-            with safe_open(self._path, framework="pt", backend="pread") as file:
-                metadata = file.metadata()
-                if metadata["of"] != self._of:
+            with TensorFile(self._path) as file:
+                if file.metadata["of"] != self._of:
                     return None
-                sums = json.loads(metadata["checksums"])
-                tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-            for name, tensor in tensors.items():
-                if _checksum(tensor) != sums[name]:
-                    raise ValueError(f"{name} is not what was written")
-            return tensors, json.loads(metadata["numbers"])
+                tensors = {name: file.tensor(name) for name in file.names}
+                return tensors, json.loads(file.metadata["numbers"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise self.unusable(error) from error
 
@@ -138,30 +117,3 @@ CheckpointOf = Callable[[str], Checkpoint | None]
 
 def no_checkpoint(stage: str) -> None:
     """The `CheckpointOf` of what need not survive."""
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).cpu().numpy().data
-
-
-def _checksum(tensor: torch.Tensor) -> int:
-    return zlib.crc32(_bytes(tensor))
-
-
-def _write(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """A safetensors file, tensor by tensor: the library's own writer copies them all first, gigabytes of them."""
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, tensor in tensors.items():
-        begin, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _TYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors.values():
-            file.write(_bytes(tensor))

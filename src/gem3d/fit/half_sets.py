@@ -64,7 +64,12 @@ def _hash(rows: NDArray[np.int64], seed: int, stream: int) -> NDArray[np.uint64]
     """SplitMix64 (Steele, Lea & Flood 2014) of row, seed and stream."""
     with np.errstate(over="ignore"):
         key = np.uint64((seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03) % 2**64)
-        x = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key
+        return mix_bits(rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key)
+
+
+def mix_bits(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The last step of SplitMix64: 64 bits to 64 others, one to one, each depending on all."""
+    with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return x ^ (x >> np.uint64(31))
