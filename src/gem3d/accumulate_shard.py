@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gem3d import ranks
 from gem3d.atomic import check_writable
+from gem3d.device import describe, settle_device
 from gem3d.errors import RunDirectoryError, SettingsError, warn
 from gem3d.fit.accumulate import accumulate
 from gem3d.fit.half_sets import HalfSet
@@ -59,18 +60,32 @@ def accumulate_shard(
         _check_out(out, images.stack_files().values(), overwrite=overwrite)
         check_writable(out.parent)
         rows = rows_of_block(images, block)
+        device = settle_device(
+            settings,
+            box_size=images.box_size_px,
+            last_shell=given.last_shell,
+            width_A=images.box_size_px * images.pixel_size_A,
+            diameter_A=given.diameter_A,
+        )
+        reporter.say(describe(device))
         given.look(settings, reporter)
         if block is not None:
             reporter.say(f"shard {block[0]} of {block[1]}: {len(rows)} particles")
-        with reporter.stage("accumulate", "images") as report:
-            sets = accumulate(
-                given.observations,
-                given.halves,
-                seed=settings.seed,
-                radius=given.last_shell,
-                rows=None if block is None else rows,
-                progress=report,
-            )
+        sets: list[HalfSet] = []
+        for wanted in ((1, 2),) if device.both_halves else ((1,), (2,)):
+            half = "" if len(wanted) == 2 else f" half {wanted[0]}"
+            with reporter.stage(f"accumulate{half}", "images") as report:
+                found = accumulate(
+                    given.observations,
+                    given.halves,
+                    seed=settings.seed,
+                    wanted=wanted,
+                    radius=given.last_shell,
+                    device=device.torch_device.type,
+                    rows=None if block is None else rows,
+                    progress=report,
+                )
+            sets += [each.to("cpu") for each in found]
         excluded = np.intersect1d(given.observations.excluded.rows, rows)
         if len(excluded) > 0:
             warn(

@@ -8,6 +8,7 @@ import sys
 import traceback
 from importlib.metadata import version
 
+import torch
 import tyro
 
 from gem3d.atomic import advice, why
@@ -66,7 +67,9 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if _is_out_of_memory(error):
             _complain(
-                "gem3d: not enough memory; try --max-resolution, fewer --gaussians, or a smaller box", error
+                "gem3d: not enough memory; try --max-resolution, fewer --gaussians, a smaller box, or --device cpu "
+                "where it is the GPU's",
+                error,
             )
             sys.exit(2)
         if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
@@ -100,4 +103,4 @@ def _complain(message: str, error: BaseException | None = None) -> None:
 
 def _is_out_of_memory(error: Exception) -> bool:
     # torch raises a plain RuntimeError.
-    return isinstance(error, MemoryError) or "allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -16,6 +16,7 @@ from gem3d import ranks
 from gem3d.errors import SettingsError, warn
 from gem3d.kernels.backend import interprets_triton
 from gem3d.kernels.insert_slices import accumulator_shape
+from gem3d.settings import ComputeSettings
 
 Asked = Literal["auto", "cpu", "cuda"]
 
@@ -133,6 +134,17 @@ def choose_device(
         raise SettingsError(f"--device cuda: {message}; {advice}, or use --device cpu")
     warn(f"the CPU is used, as {message}; {advice}")
     return CPU
+
+
+def settle_device(
+    settings: ComputeSettings, *, box_size: int, last_shell: int, width_A: float, diameter_A: float
+) -> Device:
+    """The device that the settings ask for, made ready on all ranks; parameters and errors as of `choose_device`."""
+    chosen = choose_device(
+        settings.device, box_size=box_size, last_shell=last_shell, width_A=width_A, diameter_A=diameter_A
+    )
+    ranks.together(torch.use_deterministic_algorithms, settings.deterministic and chosen.name == "cuda")
+    return chosen
 
 
 def free_bytes() -> int | None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gem3d import ranks, run_directory
+from gem3d.device import describe, settle_device
 from gem3d.errors import SettingsError, warn
 from gem3d.finish import ImagesRead, Measures, Reconstruction, finish
 from gem3d.half_maps import Job, from_equations
@@ -80,14 +81,22 @@ def _fit_shards(
 
     measures = Measures.given(settings, facts.box_size_px, facts.pixel_size_A)
     diameter_A = min(shard.facts.diameter_A for shard in shards)
+    device = settle_device(
+        settings,
+        box_size=facts.box_size_px,
+        last_shell=facts.last_shell,
+        width_A=facts.box_size_px * facts.pixel_size_A,
+        diameter_A=diameter_A,
+    )
     no_halves = np.empty(0, np.int8)  # no image will be read
-    job = Job(whole, reporter, no_halves, facts.last_shell, diameter_A, measures.mask)
+    job = Job(whole, reporter, no_halves, facts.last_shell, diameter_A, measures.mask, device)
     identity = hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()[:16]
     checkpoints = RunCheckpoints(out, f"shards, SHA-256 {identity}", whole, None, threads)
     run_directory.prepare(out, overwrite=settings.overwrite, resume=settings.resume)
     reporter.log.open(out / run_directory.RUN_LOG, append=settings.resume)
     checkpoints.begin()
     begun.enter_context(checkpoints.advising())
+    reporter.say(describe(device))
     _repeat_what_was_said(shards, reporter)
 
     with reporter.stage("add up shards", "shards") as report:

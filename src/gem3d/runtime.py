@@ -22,6 +22,8 @@ def tune_libraries() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Multiplications and additions of a GPU kernel may be one instruction; Triton warns where nobody has said so.
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    # What --deterministic asks of cuBLAS.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def choose_kernel_cache() -> None:

@@ -24,7 +24,11 @@ class ComputeSettings:
     """Where and how loudly to work."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute. GPUs are not there yet, so `auto` means `cpu`."""
+    """Where to compute. `auto` takes an NVIDIA GPU where there is one with enough free memory, else the CPU; `cuda`
+    insists on it."""
+    deterministic: Flag = False
+    """On a GPU, add in an order that never changes: the same maps in every run, bit for bit, at some cost in time. On
+    the CPU they are anyway."""
     threads: Annotated[int, arg(metavar="N", help_behavior_hint="(default: 0, all cores)")] = 0
     """CPU cores to use. Fewer, to leave some for others. The same seed and number give the same maps, bit for
     bit."""
@@ -118,8 +122,8 @@ class FitSettings(ComputeSettings):
 
 
 @in_order(
-    "fit", "gaussians", "init", "freeze", "isotropic", "epochs", "device", "threads", "seed", "particle_diameter_A",
-    "mask", "reference", "max_resolution_A", "bfactor_A2", "overwrite", "resume", "quiet",
+    "fit", "gaussians", "init", "freeze", "isotropic", "epochs", "device", "deterministic", "threads", "seed",
+    "particle_diameter_A", "mask", "reference", "max_resolution_A", "bfactor_A2", "overwrite", "resume", "quiet",
 )  # fmt: skip
 @helped_by_docstrings
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 from gem3d import ranks
 from gem3d.assess import ResolutionClaim
 from gem3d.assess.claim import ends_with_the_data
+from gem3d.device import peak_gpu_memory_GB
 from gem3d.fit.result import Fit
 from gem3d.particles.image_grids import Resampled
 from gem3d.progress import Reporter
@@ -89,6 +90,7 @@ def summarise(
     pixel_size_A: float,
     box_size: int,
     threads: int,
+    device: str,
     resumed: bool,
 ) -> dict[str, Any]:
     """Everything needed to quote and to repeat the run.
@@ -111,7 +113,7 @@ def summarise(
             "ended": refined.ended,
             "rounds": [asdict(report) for report in refined.rounds],
         },
-        "device": "cpu",
+        "device": device,
         "threads": threads,
         "particles": {"half1": counts[0], "half2": counts[1]},
         "particles_excluded": {"total": sum(excluded.values()), "reasons": excluded},
@@ -149,11 +151,13 @@ def describe_program() -> dict[str, Any]:
 def describe_effort(reporter: Reporter, n_images: int = 0) -> dict[str, Any]:
     """Time, memory and warnings so far; `seconds` of a resumed run are of its last part."""
     reading = sum(s for stage, s in reporter.seconds.items() if stage.startswith("accumulate"))
+    gpu_GB = peak_gpu_memory_GB()
     several = {"processes": ranks.n_ranks(), "seconds_adding_up": round(ranks.seconds_of_sums, 3)}
     return {
         "seconds": dict(reporter.seconds),
         **(several if ranks.n_ranks() > 1 else {}),
         "images_per_second": round(n_images / reading, 1) if reading else None,
         "peak_memory_GB": round(peak_memory_GB(), 3),
+        **({} if gpu_GB is None else {"peak_gpu_memory_GB": round(gpu_GB, 3)}),
         "warnings": list(reporter.warnings),
     }

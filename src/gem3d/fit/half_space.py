@@ -67,6 +67,14 @@ def shells(extent: int, first: int, n: int, device: torch.device) -> torch.Tenso
     return (squared[:, None, None] + squared[:, None] + x**2).sqrt_().round_().long()
 
 
+def sums_by_shell(shell: torch.Tensor, values: torch.Tensor, n: int) -> torch.Tensor:
+    """`(n,)` sums of `values`, `(m,)`, whose shells `(m,)` are alike."""
+    if values.device.type == "cpu":
+        return torch.bincount(shell, values, minlength=n)
+    # CUDA's bincount waits for the device, and adds in any order.
+    return values.new_zeros(n, dtype=torch.float64).index_add_(0, shell, values.double())
+
+
 def _inverse_along(values: torch.Tensor, axis: int, padded_size: int) -> torch.Tensor:
     """Inverse transform along one centred axis, padded to M; the origin comes first."""
     extent = values.shape[axis] // 2

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d.assess.shells import hermitian_multiplicity
+from gem3d.fit.half_space import sums_by_shell
 from gem3d.fit.observations import Observations
 from gem3d.gaussians import Gaussians
 from gem3d.kernels.project import project
@@ -100,7 +101,10 @@ class ImageLoss:
         parts = self._excess(predicted, transforms, weight), predicted.abs().square_().mul_(weight)
         sums = [part.sum(0, dtype=torch.float64) * self._multiplicity for part in parts]
         return np.stack(
-            [torch.bincount(self._shell.flatten(), part.flatten()).cpu().numpy() for part in sums]
+            [
+                sums_by_shell(self._shell.flatten(), part.flatten(), self.last_shell + 1).cpu().numpy()
+                for part in sums
+            ]
         )
 
     def _project(self, gaussians: Gaussians, rows: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from gem3d.atomic import replacing
 from gem3d.errors import MapError
-from gem3d.fit.half_space import Positions, columns, inverse_transform, shells
+from gem3d.fit.half_space import Positions, columns, inverse_transform, shells, sums_by_shell
 from gem3d.kernels.insert_slices import PADDING, accumulator_shape
 
 # A Fourier voxel that fewer than this share of its shell's mean weight has reached is left at zero.
@@ -167,7 +167,7 @@ class NormalEquations:
         total, count, reached_count = torch.zeros(3, 2 * extent, dtype=torch.float64, device=there)
         for x, group in self._columns_with(other):
             shell = shells(extent, x, group.shape[2], there).flatten()
-            total += torch.bincount(shell, group[..., 2].flatten(), minlength=2 * extent)
+            total += sums_by_shell(shell, group[..., 2].flatten(), 2 * extent)
             count += torch.bincount(shell, minlength=2 * extent)
         floor = (WEIGHT_FLOOR * total / count.clamp(min=1)).float()
 

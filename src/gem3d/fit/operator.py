@@ -9,7 +9,7 @@ import torch
 from scipy.fft import next_fast_len
 
 from gem3d.assess.shells import Curve, hermitian_multiplicity
-from gem3d.fit.half_space import Positions
+from gem3d.fit.half_space import Positions, sums_by_shell
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.kernels.backend import uses_triton
 
@@ -192,6 +192,6 @@ class NormalOperator:
             shell = shell.long().clamp_(max=self.last_shell)
             for row, losses in zip(total, (power - 2 * cross, power), strict=True):
                 losses = (losses * multiplicity).flatten().double()
-                row += torch.bincount(shell.flatten(), losses, minlength=len(row))
+                row += sums_by_shell(shell.flatten(), losses, len(row))
         by_shell: Curve = (total / (padded_z * padded_y * padded_x)).cpu().numpy()
         return by_shell
