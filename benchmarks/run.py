@@ -22,6 +22,7 @@ import assessment  # noqa: F401
 import curves  # noqa: F401
 import faults  # noqa: F401
 import fuzz  # noqa: F401
+import gpu  # noqa: F401
 import honesty  # noqa: F401
 import images  # noqa: F401
 import kernels  # noqa: F401

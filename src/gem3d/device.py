@@ -143,7 +143,8 @@ def settle_device(
     chosen = choose_device(
         settings.device, box_size=box_size, last_shell=last_shell, width_A=width_A, diameter_A=diameter_A
     )
-    ranks.together(torch.use_deterministic_algorithms, settings.deterministic and chosen.name == "cuda")
+    if settings.deterministic and chosen.name == "cuda":
+        ranks.together(torch.use_deterministic_algorithms, True)
     return chosen
 
 
