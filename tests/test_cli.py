@@ -223,7 +223,7 @@ def test_every_warning_is_shown_and_kept(
         (["--epochs", "3"], ["--epochs", "--fit images"]),
         (["--fit", "images", "--epochs", "1"], ["--epochs 1", "2 or more"]),
         (["--freeze", "everything"], ["everything"]),
-        (["--device", "cuda"], ["not there yet", "--device cpu"]),
+        (["--device", "cuda"], ["--device cuda", "--device cpu"]),
         (["--device", "abacus"], ["abacus"]),
         (["--gaussians", "0"], ["--gaussians 0", "positive"]),
         (["--gaussians", "many"], ["many"]),

@@ -44,7 +44,7 @@ def launch(n: int, *arguments: str | Path) -> Launched:
 
 def ended(processes: Launched) -> tuple[list[int], list[str]]:
     """Exit codes and what was said on standard error."""
-    said = [process.communicate(timeout=120)[1] for process in processes]
+    said = [" ".join(process.communicate(timeout=120)[1].split()) for process in processes]
     return [process.returncode for process in processes], said
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from command_line import refused
-from gem3d import atomic, run_directory
+from gem3d import atomic, given_images, run_directory
 from gem3d.atomic import replacing
 from gem3d.cli import main
 from gem3d.errors import Gem3dError
@@ -319,14 +319,13 @@ def test_images_that_go_away_during_a_run_cost_no_earlier_results(
     folder, out = shutil.copytree(made.star.parent, tmp_path / "set"), tmp_path / "run"
     out.mkdir()
     (out / "map.mrc").write_text("earlier")
-    reconstruct = sys.modules["gem3d.reconstruct"]  # the package has a function of that name
-    look_at_sample = reconstruct.look_at_sample
+    look_at_sample = given_images.look_at_sample
 
     def after_the_stack_has_gone(*arguments: object, **options: object) -> object:
         (folder / "particles.mrcs").unlink()
         return look_at_sample(*arguments, **options)
 
-    monkeypatch.setattr(reconstruct, "look_at_sample", after_the_stack_has_gone)
+    monkeypatch.setattr(given_images, "look_at_sample", after_the_stack_has_gone)
     words = ["reconstruct", str(folder / "particles.star"), "--out", str(out), "--overwrite", *FEW]
     assert "particles.mrcs: can no longer be read" in refused(capsys, *words)
     assert (out / "map.mrc").read_text() == "earlier"

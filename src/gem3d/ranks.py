@@ -124,9 +124,9 @@ def together(
         CPU.
     only_here: further keyword arguments of the first rank; the others have the function's defaults.
     """
+    _calls.append(function.__name__)
     if n_ranks() > 1:
         _broadcast((function, arguments, options), 0)
-    _calls.append(function.__name__)
     result = function(*arguments, **options, **(only_here or {}))
     _calls.pop()
     return result

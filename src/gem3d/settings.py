@@ -62,6 +62,7 @@ class PassSettings(InputSettings, ComputeSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        ComputeSettings.__post_init__(self)  # the chain of the other base ends with it
         if self.seed < 0:
             raise SettingsError(f"--seed {self.seed}: give 0 or a positive number")
         for option, value in (
