@@ -43,7 +43,7 @@ def several(context: Context) -> Iterator[Measurement]:
             alone = out
         else:
             linear = max(difference(out, alone, f"linear_half{half}") for half in (1, 2))
-            yield Measurement(TABLE, case, "linear maps, relative difference", linear, Target(high=1e-6))
+            yield Measurement(TABLE, case, "linear maps, relative difference", linear, Target(high=1e-5))
             fitted = max(difference(out, alone, f"half{half}") for half in (1, 2))
             yield Measurement(TABLE, case, "Gaussian half maps, relative difference", fitted)
         resolution_A = summary["resolution"]["calibrated"]["estimate_A"]

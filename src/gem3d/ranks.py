@@ -164,16 +164,17 @@ def shares(n: int, multiple: int = 1) -> list[range]:
     return [range(edges[r], edges[r + 1]) for r in range(size)]
 
 
-def sum_on_first(tensor: torch.Tensor) -> None:
-    """Add up a tensor over all ranks, in the memory of the first; the others' values are lost."""
+def sum_on_first(tensors: Sequence[torch.Tensor]) -> None:
+    """Add up each of some tensors over all ranks, in the memory of the first; the others' values are lost."""
     if n_ranks() > 1:
-        _add_up(lambda: dist.reduce(tensor, dst=0, async_op=True))
+        # All at once: while one is added another is on its way.
+        _add_up(lambda: [dist.reduce(tensor, dst=0, async_op=True) for tensor in tensors])
 
 
 def sum_everywhere(tensor: torch.Tensor) -> None:
     """Add up a tensor over all ranks, in place, to the same bits on each."""
     if n_ranks() > 1:
-        _add_up(lambda: dist.all_reduce(tensor, async_op=True))
+        _add_up(lambda: [dist.all_reduce(tensor, async_op=True)])
 
 
 def largest_everywhere(tensor: torch.Tensor) -> None:
@@ -213,10 +214,11 @@ def _pickled(value: object) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(bytearray(pickle.dumps(value, protocol=5)), np.uint8))
 
 
-def _add_up(begin: Callable[[], Any]) -> None:
+def _add_up(begin: Callable[[], Sequence[Any]]) -> None:
     global seconds_of_sums
     begun_s = time.perf_counter()
-    _finish(begin())
+    for work in begin():
+        _finish(work)
     seconds_of_sums += time.perf_counter() - begun_s
 
 

@@ -197,7 +197,12 @@ class _Pass:
         if ranks.n_ranks() == 1:
             return
         for slices in self.sets.values():
-            slices.add_up()
+            slices.insert()
+        accumulators = [slices.equations.accumulator for slices in self.sets.values()]
+        ranks.sum_on_first(accumulators)
+        if not ranks.is_first():
+            for accumulator in accumulators:
+                accumulator.zero_()
         ranks.largest_everywhere(torch.from_numpy(self.excluded.statuses))
         self._n_of_ranks = ranks.gather(self.n_here)
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import torch
 
-from gem3d import ranks
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.kernels.insert_slices import insert_slices, slice_shape, weigh_slices
 
@@ -91,13 +90,6 @@ class SlicesOfSet:
         """The equations of every image added, of which so many count."""
         self.insert()
         return replace(self.equations, n_particles=n_particles)
-
-    def add_up(self) -> None:
-        """Take in the slices of all ranks, on the first; the others begin anew."""
-        self.insert()
-        ranks.sum_on_first(self.equations.accumulator)
-        if not ranks.is_first():
-            self.equations.accumulator.zero_()
 
     def insert(self) -> None:
         """Insert the slices that wait."""
