@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# A process a core; more than four would want more memory than a laptop has.
+IN_PARALLEL = -n auto --maxprocesses=4
 
 .PHONY: demo test lint types tests interpreted-tests gpu-tests format clean
 
@@ -22,10 +24,10 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 tests: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 interpreted-tests: $(VENV)/installed
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m gpu --error-for-skips
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m gpu --error-for-skips $(IN_PARALLEL)
 
 gpu-tests:
 	python -m pytest -m gpu --error-for-skips
