@@ -10,8 +10,8 @@ from gem3d.device import CPU, Device, choose_device, needed_bytes
 from gem3d.errors import Gem3dWarning, SettingsError
 
 GB = 10**9
-OF_256 = {"box_size": 256, "last_shell": 127, "width_A": 256 * 1.06, "diameter_A": 170.0}
-OF_512 = {"box_size": 512, "last_shell": 255, "width_A": 512 * 0.8, "diameter_A": 0.9 * 512 * 0.8}
+OF_256 = {"box_size": 256, "pixel_size_A": 1.06, "last_shell": 127, "diameter_A": 170.0}
+OF_512 = {"box_size": 512, "pixel_size_A": 0.8, "last_shell": 255, "diameter_A": 0.9 * 512 * 0.8}
 
 
 def free(monkeypatch: pytest.MonkeyPatch, n_bytes: float | None) -> None:
@@ -52,7 +52,7 @@ def test_the_resolution_that_is_advised_fits(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SettingsError) as refused:
         choose_device("cuda", **OF_512)
     advised_A = float(str(refused.value).split("--max-resolution ")[1].split()[0])
-    shell = int(OF_512["width_A"] / advised_A)
+    shell = int(OF_512["box_size"] * OF_512["pixel_size_A"] / advised_A)
     assert choose_device("cuda", **OF_512 | {"last_shell": shell}).name == "cuda"
     assert advised_A < 3  # Nyquist is 1.6 A
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gem3d import ranks
 from gem3d.atomic import check_writable
-from gem3d.device import describe, settle_device
+from gem3d.device import describe
 from gem3d.errors import RunDirectoryError, SettingsError, warn
 from gem3d.fit.accumulate import accumulate
 from gem3d.fit.half_sets import HalfSet
@@ -60,13 +60,7 @@ def accumulate_shard(
         _check_out(out, images.stack_files().values(), overwrite=overwrite)
         check_writable(out.parent)
         rows = rows_of_block(images, block)
-        device = settle_device(
-            settings,
-            box_size=images.box_size_px,
-            last_shell=given.last_shell,
-            width_A=images.box_size_px * images.pixel_size_A,
-            diameter_A=given.diameter_A,
-        )
+        device = given.settle_device(settings)
         reporter.say(describe(device))
         given.look(settings, reporter)
         if block is not None:
@@ -81,7 +75,7 @@ def accumulate_shard(
                     seed=settings.seed,
                     wanted=wanted,
                     radius=given.last_shell,
-                    device=device.torch_device.type,
+                    device=device.of_tensors,
                     rows=None if block is None else rows,
                     progress=report,
                 )

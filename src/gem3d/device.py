@@ -14,6 +14,8 @@ import torch
 
 from gem3d import ranks
 from gem3d.errors import SettingsError, warn
+from gem3d.fit.accumulate import BATCH_SIZE
+from gem3d.fit.set_slices import WAITING_BYTES
 from gem3d.kernels.backend import interprets_triton
 from gem3d.kernels.insert_slices import accumulator_shape
 from gem3d.settings import ComputeSettings
@@ -24,8 +26,8 @@ Asked = Literal["auto", "cpu", "cuda"]
 USABLE_SHARE = 0.9
 # CUDA's own context, cuFFT's plans and compiled kernels.
 CONTEXT_BYTES = 500 << 20
-# Images of a batch on the device, and weighted slices that wait (`gem3d.fit.set_slices`), are bounded by these.
-BATCH_IMAGES, WAITING_BYTES, MEASURING_BYTES = 128, 32 << 20, 64 << 20
+# What `gem3d.particles.measure_on_device` works in.
+MEASURING_BYTES = 64 << 20
 GB = 1e9
 
 
@@ -43,9 +45,9 @@ class Device:
     both_halves: bool = True
 
     @property
-    def torch_device(self) -> torch.device:
-        """For tensors; the CPU stands in for a GPU where Triton's kernels are interpreted."""
-        return torch.device("cpu" if interprets_triton() else self.name)
+    def of_tensors(self) -> str:
+        """Where tensors lie: on the CPU, which stands in for a GPU, where Triton's kernels are interpreted."""
+        return "cpu" if interprets_triton() else self.name
 
 
 CPU = Device()
@@ -55,7 +57,7 @@ def pass_bytes(box_size: int, last_shell: int, n_halves: int) -> int:
     """What accumulating takes: two accumulators a half, and a batch of images on its way."""
     accumulators = 2 * n_halves * 4 * math.prod(accumulator_shape(last_shell))
     # As stored (twice), as float32, its transform, and the same once more for the work of the FFT.
-    batch = BATCH_IMAGES * box_size * (box_size + 2) * 4 * 5
+    batch = BATCH_SIZE * box_size * (box_size + 2) * 4 * 5
     return accumulators + batch + 2 * n_halves * WAITING_BYTES + MEASURING_BYTES
 
 
@@ -87,7 +89,7 @@ def needed_bytes(box_size: int, last_shell: int, support_voxels: int, *, both_ha
 
 
 def choose_device(
-    asked: Asked, *, box_size: int, last_shell: int, width_A: float, diameter_A: float
+    asked: Asked, *, box_size: int, pixel_size_A: float, last_shell: int, diameter_A: float
 ) -> Device:
     """The device of a job.
 
@@ -95,7 +97,6 @@ def choose_device(
     ----------
     asked: "auto" takes a GPU where there is one with enough free memory, on all ranks.
     last_shell: last Fourier shell in use.
-    width_A: of the box.
     diameter_A: of the sphere that holds the particle.
 
     Raises
@@ -111,7 +112,7 @@ def choose_device(
         if asked == "cuda":
             raise SettingsError(f"--device cuda: {why_no_gpu()}; use --device cpu, or auto")
         return CPU
-    usable = int(USABLE_SHARE * free)
+    usable, width_A = int(USABLE_SHARE * free), box_size * pixel_size_A
 
     def needed(shell: int, *, both_halves: bool) -> int:
         voxels = math.ceil(diameter_A / width_A * min(box_size, 2 * shell + 2))
@@ -137,11 +138,15 @@ def choose_device(
 
 
 def settle_device(
-    settings: ComputeSettings, *, box_size: int, last_shell: int, width_A: float, diameter_A: float
+    settings: ComputeSettings, box_size: int, pixel_size_A: float, last_shell: int, diameter_A: float
 ) -> Device:
     """The device that the settings ask for, made ready on all ranks; parameters and errors as of `choose_device`."""
     chosen = choose_device(
-        settings.device, box_size=box_size, last_shell=last_shell, width_A=width_A, diameter_A=diameter_A
+        settings.device,
+        box_size=box_size,
+        pixel_size_A=pixel_size_A,
+        last_shell=last_shell,
+        diameter_A=diameter_A,
     )
     if settings.deterministic and chosen.name == "cuda":
         ranks.together(torch.use_deterministic_algorithms, True)

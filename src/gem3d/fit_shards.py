@@ -81,13 +81,7 @@ def _fit_shards(
 
     measures = Measures.given(settings, facts.box_size_px, facts.pixel_size_A)
     diameter_A = min(shard.facts.diameter_A for shard in shards)
-    device = settle_device(
-        settings,
-        box_size=facts.box_size_px,
-        last_shell=facts.last_shell,
-        width_A=facts.box_size_px * facts.pixel_size_A,
-        diameter_A=diameter_A,
-    )
+    device = settle_device(settings, facts.box_size_px, facts.pixel_size_A, facts.last_shell, diameter_A)
     no_halves = np.empty(0, np.int8)  # no image will be read
     job = Job(whole, reporter, no_halves, facts.last_shell, diameter_A, measures.mask, device)
     identity = hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()[:16]

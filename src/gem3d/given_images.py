@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gem3d.device import Device, settle_device
 from gem3d.fit.contrast_sign import refuse_inverted
 from gem3d.fit.observations import Observations
 from gem3d.fit.sample import look_at_sample
@@ -65,6 +66,13 @@ class GivenImages:
     def particles(self) -> Particles:
         """Of the images."""
         return self.observations.images.particles
+
+    def settle_device(self, settings: PassSettings) -> Device:
+        """Where to compute with them; errors as of `gem3d.device.choose_device`."""
+        images = self.observations.images
+        return settle_device(
+            settings, images.box_size_px, images.pixel_size_A, self.last_shell, self.diameter_A
+        )
 
     def look(self, settings: PassSettings, reporter: Reporter) -> None:
         """Say what they are, look at a sample of them, and settle what power is usual.

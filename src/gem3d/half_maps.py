@@ -74,7 +74,7 @@ def read_images(
     """
     settings, reporter = job.settings, job.reporter
     seed = settings.seed
-    device = job.device.torch_device.type
+    device = job.device.of_tensors
     if settings.fit == "volume" and job.device.both_halves:
         with reporter.stage(f"{prefix}accumulate", "images") as report:
             sets = accumulate(
@@ -132,7 +132,7 @@ def from_equations(
         one, other = (half.linear_map() for half in sets)
     # They wait on the host for their fit: a GPU is not to hold those of both halves and a fit as well.
     on_host = [half.to("cpu") for half in sets]
-    return (one, other), FromEquations(on_host, job.shapes, checkpoint_of, job.device.torch_device.type)
+    return (one, other), FromEquations(on_host, job.shapes, checkpoint_of, job.device.of_tensors)
 
 
 def fit_halves(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gem3d import ranks, run_directory
-from gem3d.device import describe, settle_device
+from gem3d.device import describe
 from gem3d.errors import warn
 from gem3d.finish import ImagesRead, Measures, Reconstruction, finish
 from gem3d.given_images import GivenImages
@@ -78,13 +78,7 @@ def _reconstruct(
     measures = Measures.given(settings, observations.box_size_px, observations.pixel_size_A)
     if refinement is not None:
         refuse_without_micrographs(particles, refinement)
-    device = settle_device(
-        settings,
-        box_size=observations.box_size_px,
-        last_shell=given.last_shell,
-        width_A=observations.box_size_px * observations.pixel_size_A,
-        diameter_A=given.diameter_A,
-    )
+    device = given.settle_device(settings)
     job = Job(settings, reporter, halves, given.last_shell, given.diameter_A, measures.mask, device)
     checkpoints = RunCheckpoints(out, particles, settings, refinement, threads)
     run_directory.prepare(out, overwrite=settings.overwrite, resume=settings.resume)

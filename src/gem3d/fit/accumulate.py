@@ -177,6 +177,7 @@ class _Pass:
     done: list[tuple[int, int]] = field(default_factory=list)
     todo: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     n_here: int = 0
+    _n_of_ranks: list[int] = field(default_factory=list)
 
     @property
     def n_done(self) -> int:
@@ -205,8 +206,6 @@ class _Pass:
                 accumulator.zero_()
         ranks.largest_everywhere(torch.from_numpy(self.excluded.statuses))
         self._n_of_ranks = ranks.gather(self.n_here)
-
-    _n_of_ranks: list[int] = field(default_factory=list)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor by name."""

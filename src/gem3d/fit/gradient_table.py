@@ -24,7 +24,7 @@ class GradientTable:
 
     Parameters
     ----------
-    like: `(values,)`, of the kind that gradients will be, on their device.
+    device: of the gradients.
 
     Attributes
     ----------
@@ -33,9 +33,9 @@ class GradientTable:
     met: `(blocks,)` bool, on the host.
     """
 
-    def __init__(self, n_blocks: int, like: torch.Tensor) -> None:
-        self.latest = like.new_zeros((n_blocks, len(like)), dtype=torch.bfloat16)
-        self.mean = torch.zeros_like(like)
+    def __init__(self, n_blocks: int, n_values: int, device: torch.device | str = "cpu") -> None:
+        self.latest = torch.zeros(n_blocks, n_values, dtype=torch.bfloat16, device=device)
+        self.mean = torch.zeros(n_values, device=device)
         self.met = torch.zeros(n_blocks, dtype=torch.bool)
 
     def enter(self, block: int, gradient: torch.Tensor) -> torch.Tensor:

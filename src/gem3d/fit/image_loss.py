@@ -47,17 +47,15 @@ class ImageLoss:
         self._observations, self._device = observations, torch.device(device)
         self.last_shell = last_shell
         box, pixel_size_A = observations.box_size_px, observations.pixel_size_A
-        self._ky = torch.fft.fftfreq(box, pixel_size_A)[:, None]
-        self._kx = torch.fft.rfftfreq(box, pixel_size_A)[None, :]
+        self._ky = torch.fft.fftfreq(box, pixel_size_A, device=device)[:, None]
+        self._kx = torch.fft.rfftfreq(box, pixel_size_A, device=device)[None, :]
         shell = ((self._ky**2 + self._kx**2).sqrt() * (box * pixel_size_A)).round().long()
         inside = shell <= last_shell
-        self._weight = torch.where(inside, 1 / noise_power[:, shell.clamp(max=last_shell)], 0.0)
+        self._weight = torch.where(inside, 1 / noise_power.to(device)[:, shell.clamp(max=last_shell)], 0.0)
         self._grid = torch.from_numpy(observations.images.grid_index)
         # Beyond the last shell the weight is zero, and so is what is counted with it.
         self._shell = shell.clamp(max=last_shell)
-        self._multiplicity = torch.from_numpy(hermitian_multiplicity(box)).float()
-        for name in ("_kx", "_ky", "_weight", "_shell", "_multiplicity"):
-            setattr(self, name, getattr(self, name).to(device))
+        self._multiplicity = torch.from_numpy(hermitian_multiplicity(box)).float().to(device)
 
     def backward(self, gaussians: Gaussians, rows: torch.Tensor, transforms: torch.Tensor) -> torch.Tensor:
         """Add the gradient of the loss of some images to that of the Gaussians' parameters.

@@ -20,7 +20,7 @@ from gem3d.fit.operator import NormalOperator
 from gem3d.fit.result import Fit, Progress, Watch
 from gem3d.fit.start import Spread, Start, Support, mean_of, support_around
 from gem3d.fit.training_set import TrainingSet
-from gem3d.fit.volume import fit_operators, grid_of
+from gem3d.fit.volume import fit_operators, grid_of, operators_of
 from gem3d.gaussians import Gaussians
 from gem3d.particles import file_order
 
@@ -94,12 +94,9 @@ class FromEquations:
         )
 
     def _operators(self, number: int, support_A: Support) -> tuple[NormalOperator, NormalOperator | None]:
-        """Of a half, on the device; one accumulator at a time is there with them."""
+        """Of a half, on the device."""
         training, held_out = self._training[number - 1], self.held_out[number - 1]
-        grid = grid_of(training, support_A)
-        operator = NormalOperator(training.to(self._device), grid)
-        judge = NormalOperator(held_out.to(self._device), grid) if held_out.n_particles > 0 else None
-        return operator, judge
+        return operators_of(training, held_out, support_A, self._device)
 
     def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit]:
         tasks = []

@@ -66,11 +66,8 @@ class NoiseSpectrum:
 
     def add_up(self) -> None:
         """Take in the images of all ranks."""
-        total, count = self._total.cpu(), torch.tensor([int(self._count)])
-        ranks.sum_everywhere(total)
-        ranks.sum_everywhere(count)
-        self._total.copy_(total)
-        self._count = count[0].to(self._total.device)
+        ranks.sum_everywhere(self._total)
+        ranks.sum_everywhere(self._count)
 
     def power(self) -> torch.Tensor:
         """`(radius + 1,)` float32 on the host, expected |FFT|^2 of the noise per Fourier pixel of a whole image.

@@ -51,8 +51,10 @@ class TrainingState:
     @classmethod
     def begin(cls, descent: Descent, best: BestSoFar, n_blocks: int) -> TrainingState:
         """Before the first step."""
-        values = torch.cat([p.detach().ravel() for p in descent.current.parameters.values()])
-        return cls(descent, descent.current.detached(), best, GradientTable(n_blocks, values))
+        current = descent.current
+        n_values = sum(parameter.numel() for parameter in current.parameters.values())
+        table = GradientTable(n_blocks, n_values, current.centres_A.device)
+        return cls(descent, current.detached(), best, table)
 
     @torch.no_grad()
     def step(self, block: int, loss: float, n_images: int, rate: float, rate_of_shapes: float) -> None:

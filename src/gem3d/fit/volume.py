@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from scipy.fft import next_fast_len
@@ -51,13 +52,7 @@ def fit_volume(
     training: NormalEquations,
     held_out: NormalEquations,
     support_A: tuple[tuple[float, float], ...],
-    *,
-    most_gaussians: int = 0,
-    restart: bool = False,
-    shapes: Shapes = Shapes(),  # noqa: B008
-    checkpoint: Checkpoint | None = None,
-    progress: Progress | None = None,
-    watch: Watch | None = None,
+    **options: Any,
 ) -> Fit:
     """Fit Gaussians to the training equations, from `start`.
 
@@ -65,28 +60,24 @@ def fit_volume(
     ----------
     held_out: equations of particles kept apart, whose likelihood ends each round.
     support_A: (low, high) in A from the box centre along z, y, x; density outside is not modelled.
-
-    The others are those of `fit_operators`.
+    options: of `fit_operators`.
     """
-    return fit_operators(
-        start,
-        *operators_of(training, held_out, support_A),
-        most_gaussians=most_gaussians,
-        restart=restart,
-        shapes=shapes,
-        checkpoint=checkpoint,
-        progress=progress,
-        watch=watch,
-    )
+    return fit_operators(start, *operators_of(training, held_out, support_A), **options)
 
 
 def operators_of(
-    training: NormalEquations, held_out: NormalEquations, support_A: tuple[tuple[float, float], ...]
+    training: NormalEquations,
+    held_out: NormalEquations,
+    support_A: tuple[tuple[float, float], ...],
+    device: str = "cpu",
 ) -> tuple[NormalOperator, NormalOperator | None]:
-    """What a fit inside a support needs of equations; no judge where no particle is held out."""
+    """What a fit inside a support needs of equations, on a device; no judge where no particle is held out.
+
+    Equations that lie elsewhere are there one accumulator at a time.
+    """
     grid = grid_of(training, support_A)
-    judge = NormalOperator(held_out, grid) if held_out.n_particles > 0 else None
-    return NormalOperator(training, grid), judge
+    operator = NormalOperator(training.to(device), grid)
+    return operator, NormalOperator(held_out.to(device), grid) if held_out.n_particles > 0 else None
 
 
 def fit_operators(
