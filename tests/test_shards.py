@@ -265,7 +265,7 @@ def test_on_the_command_line(
     # As near as a fit comes whose input is off by rounding.
     for half in ("half1.mrc", "half2.mrc"):
         one, other = (read_map(folder / half).values for folder in (out, whole[0]))
-        assert rms(one - other, other) < 0.15
+        assert rms(one - other, other) < 0.05
     curves = [np.genfromtxt(folder / "fsc.csv", delimiter=",", names=True) for folder in (out, whole[0])]
     np.testing.assert_allclose(curves[0]["fsc_calibrated"], curves[1]["fsc_calibrated"], atol=0.05)
     assert "--overwrite" in refused(capsys, "fit", *files, *options)
