@@ -128,7 +128,7 @@ def stopped(run: str, when: str, at: list[Any], signal: str = "SIGKILL", **more:
 
 
 TRANSFORM = "gem3d.fit.observations.Observations.transform"  # once a batch of 128 images
-VOXELIZE = "gem3d.fit.volume.voxelize_on"  # once a step
+VOXELIZE = "gem3d.fit.volume_step.voxelize_on"  # once a step
 LOSS = "gem3d.fit.image_loss.ImageLoss.backward"  # once a batch of 32 or more images
 
 

@@ -21,15 +21,19 @@ def test_equals_torch():
             group["lr"] = rate * lr
         for tensors in (ours, theirs):
             sum(((t - g) ** 4).sum() for t, g in zip(tensors, goals, strict=True)).backward()
-        adam.step([rate, rate])
+        adam.set_rates([rate, rate])
+        adam.step()
+        for tensor in ours:
+            tensor.grad = None
         peer.step()
         peer.zero_grad()
     for a, b in zip(ours, theirs, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
-        assert a.grad is None
 
 
 def test_a_parameter_without_gradient_stays():
     kept = torch.ones(3, requires_grad=True)
-    Adam([kept], [0.1], (0.9, 0.99)).step([1.0])
+    adam = Adam([kept], [0.1], (0.9, 0.99))
+    adam.set_rates([1.0])
+    adam.step()
     assert kept.detach().tolist() == pytest.approx([1.0] * 3)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,96 +10,24 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from gem3d.assess import sphere_mask
 from gem3d.fit.adam import Adam
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Shapes
 from gem3d.fit.gradient_table import GradientTable
 from gem3d.fit.image_loss import ImageLoss
 from gem3d.fit.images import ImageTraining
-from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.observations import Observations
-from gem3d.fit.operator import NormalOperator
+from gem3d.fit.operator import NormalOperator, voxelize_on
 from gem3d.fit.result import Fit
 from gem3d.fit.training_set import BATCH_SIZE, MOST_BLOCKS, TrainingSet, batch_sizes
 from gem3d.fit.turns import turned
-from gem3d.fit.volume import grid_of, voxelize_on
-from gem3d.gaussians import Gaussians, initialise_random
-from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, weigh_slices
-from gem3d.kernels.project import project
+from gem3d.fit.volume import grid_of
+from gem3d.gaussians import Gaussians
 from gem3d.kernels.project.reference import project_reference
 from gem3d.optics import contrast_transfer_function
-from gem3d.particles import ExcludedImages, ImageBatch, ImageGrid
-from gem3d.particles.image_source import Preparation
+from training_cases import PIXEL_A, equations_of, leaves, observe, project_images, some_gaussians
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-PIXEL_A = 2.0
-
-
-@dataclass
-class InMemory:
-    """Stands in for an ImageSource."""
-
-    values: np.ndarray
-
-    @property
-    def box_size_px(self) -> int:
-        return self.values.shape[-1]
-
-    pixel_size_A = PIXEL_A
-    particles: Any = field(default_factory=lambda: SimpleNamespace(optics=()))
-
-    @property
-    def grid_index(self) -> np.ndarray:
-        return np.zeros(len(self.values), np.int16)
-
-    def batches(self, rows: np.ndarray, sizes: list[int], prepare: Preparation) -> Iterator[ImageBatch]:
-        for chosen in np.split(rows, np.cumsum(sizes)[:-1]):
-            images = self.values[chosen]
-            yield ImageBatch(chosen, images, prepare(images, ImageGrid(self.box_size_px, PIXEL_A)))
-
-
-def observe(truth: Gaussians, n: int, box: int, *, noise: float = 0.0, seed: int = 0) -> Observations:
-    """Images of some Gaussians at random poses and shifts."""
-    rng = np.random.default_rng(seed)
-    rotations = torch.tensor(Rotation.random(n, rng=rng).as_matrix())
-    shifts = torch.tensor(rng.uniform(-1.5, 1.5, (n, 2)))
-    optics = np.tile([-600.0, 30.0, -650.0, 200.0, -0.1, 5.0, 1.0], (n, 1))
-    optics[:, :3] += rng.uniform(0, 90, (n, 3))
-    coefficients = torch.tensor(optics)
-    images = project_images(truth, rotations.float(), shifts.float(), box)
-    k = torch.fft.fftfreq(box, PIXEL_A)[:, None], torch.fft.rfftfreq(box, PIXEL_A)[None]
-    seen = torch.fft.irfft2(
-        torch.fft.rfft2(images) * contrast_transfer_function(coefficients.float(), k[1], k[0]), s=(box, box)
-    )
-    values = seen.numpy() + noise * rng.standard_normal(seen.shape, dtype=np.float32)
-    return Observations(InMemory(values), box / 2, False, coefficients, rotations, shifts, ExcludedImages(n))  # type: ignore[arg-type]
-
-
-def project_images(truth: Gaussians, rotations: torch.Tensor, shifts: torch.Tensor, box: int) -> torch.Tensor:
-    return project(
-        truth.masses / PIXEL_A**3,
-        truth.centres_A / PIXEL_A,
-        truth.covariances_A2() / PIXEL_A**2,
-        rotations,
-        shifts,
-        box,
-    )
-
-
-def some_gaussians(seed: int = 0, n: int = 20) -> Gaussians:
-    rng = np.random.default_rng(seed)
-    ball = sphere_mask(24, PIXEL_A, 16 * PIXEL_A, PIXEL_A)
-    round_ones = initialise_random(ball, PIXEL_A, 2000.0, n, rng, 1.2 * PIXEL_A)
-    stretched = round_ones.log_scales + torch.tensor(rng.uniform(-0.1, 0.5, (n, 3)), dtype=torch.float32)
-    return round_ones.replaced({**round_ones.parameters, "log_scales": stretched})
-
-
-def leaves(gaussians: Gaussians, dtype: torch.dtype = torch.float32) -> Gaussians:
-    return gaussians.replaced(
-        {name: t.detach().to(dtype).requires_grad_() for name, t in gaussians.parameters.items()}
-    )
 
 
 @pytest.mark.parametrize("box", [32, 33])
@@ -113,7 +38,8 @@ def test_loss_and_gradient_are_those_of_the_plain_formula(box: int) -> None:
     rows = torch.tensor([4, 0, 3])
     ours, exact = leaves(some_gaussians()), leaves(some_gaussians(), torch.float64)
     transforms = torch.fft.rfft2(torch.from_numpy(observations.images.values[rows.numpy()]))  # type: ignore[attr-defined]
-    loss = ImageLoss(observations, noise[None], last).backward(ours, rows, transforms)
+    of_images = ImageLoss(observations, noise[None], last)
+    loss = of_images.backward(ours, of_images.measured(rows, transforms))
 
     images = project_reference(
         exact.masses / PIXEL_A**3,
@@ -140,20 +66,6 @@ def test_loss_and_gradient_are_those_of_the_plain_formula(box: int) -> None:
         assert float((parameter.grad - theirs).norm() / theirs.norm()) < 1e-2, name
 
 
-def equations_of(observations: Observations, rows: np.ndarray, noise: torch.Tensor) -> NormalEquations:
-    box = observations.box_size_px
-    equations = NormalEquations.zeros(box, PIXEL_A)
-    weighted = weigh_slices(
-        torch.fft.rfft2(torch.from_numpy(observations.images.values[rows])),  # type: ignore[attr-defined]
-        observations.ctf_coefficients[rows],
-        observations.shifts_px[rows],
-        half_plane_weight(1 / noise),
-        1 / (box * PIXEL_A),
-    )
-    insert_slices(equations.accumulator, weighted, observations.rotations[rows])
-    return replace(equations, n_particles=len(rows))
-
-
 def test_loss_is_that_of_the_normal_equations() -> None:
     """One judge serves both fits, so their losses must mean the same."""
     box, n = 32, 40
@@ -164,12 +76,10 @@ def test_loss_is_that_of_the_normal_equations() -> None:
     gaussians = some_gaussians(1).scaled(0.7)  # far from zero, where gridding errors would show
     volume = voxelize_on(gaussians, grid)
     of_equations, _, _ = NormalOperator(equations, grid).loss_and_gradient(volume)
-    of_images = ImageLoss(observations, noise[None], equations.radius).backward(
-        leaves(gaussians),
-        torch.arange(n),
-        torch.fft.rfft2(torch.from_numpy(observations.images.values)),  # type: ignore[attr-defined]
-    )
-    assert float(of_images) == pytest.approx(of_equations, rel=0.005)
+    loss = ImageLoss(observations, noise[None], equations.radius)
+    transforms = torch.fft.rfft2(torch.from_numpy(observations.images.values))  # type: ignore[attr-defined]
+    of_images = loss.backward(leaves(gaussians), loss.measured(torch.arange(n), transforms))
+    assert float(of_images) == pytest.approx(float(of_equations), rel=0.005)
 
 
 def test_every_image_comes_once_an_epoch_with_its_neighbours() -> None:
@@ -212,18 +122,20 @@ def test_the_table_gives_the_gradient_of_the_whole_set() -> None:
     """Blocks whose gradients stay: after one round the mean, whichever is met. One that changes is followed."""
     generator = torch.Generator().manual_seed(0)
     gradients = torch.randn(6, 5, generator=generator)
-    table, rounding = (
-        GradientTable(6, 5),
-        {"rtol": 0.0, "atol": 4e-3},
-    )  # of values of order one, to 8 bits
+    table = GradientTable(6, 5)
+    rounding = {"rtol": 0.0, "atol": 4e-3}  # of values of order one, to 8 bits
+
+    def enter(block: int, gradient: torch.Tensor) -> torch.Tensor:
+        return table.enter(gradient, met_before=table.turn_to(block))
+
     for block in (3, 1, 0, 5, 2, 4):
-        table.enter(block, gradients[block])
+        enter(block, gradients[block])
     for block in (2, 5):
-        torch.testing.assert_close(table.enter(block, gradients[block]), gradients.mean(0), **rounding)
+        torch.testing.assert_close(enter(block, gradients[block]), gradients.mean(0), **rounding)
     moved = gradients + torch.tensor([0.0, 1.0, 0.0, -2.0, 0.0])
     for _ in range(2):
         for block in range(6):
-            refined = table.enter(block, moved[block])
+            refined = enter(block, moved[block])
     torch.testing.assert_close(refined, moved.mean(0), **rounding)
 
 
@@ -389,8 +301,10 @@ def test_pose_gradients_lead_to_the_true_pose() -> None:
     adam = Adam([turns, shifts], [0.02, 0.3], (0.8, 0.9))
     for step in range(150):
         images = project_images(truth, turned(begun, turns), shifts, box)
+        turns.grad = shifts.grad = None
         (images - seen).square().sum().backward()
-        adam.step([0.97**step] * 2)
+        adam.set_rates([0.97**step] * 2)
+        adam.step()
     found = Rotation.from_matrix(turned(begun, turns).detach().double().numpy())
     assert np.rad2deg((found * true_rotations.inv()).magnitude()).max() < 0.1
     torch.testing.assert_close(shifts.detach(), true_shifts, atol=0.02, rtol=0)

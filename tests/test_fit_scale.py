@@ -9,8 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from gem3d.assess import sphere_mask
 from gem3d.fit.normal_equations import NormalEquations
-from gem3d.fit.operator import Grid
-from gem3d.fit.volume import fit_volume, voxelize_on
+from gem3d.fit.operator import Grid, voxelize_on
+from gem3d.fit.volume import fit_volume
 from gem3d.gaussians import Gaussians, initialise_random, split
 from gem3d.gaussians.model import inverse_softplus
 from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, weigh_slices

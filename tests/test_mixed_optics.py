@@ -180,7 +180,8 @@ def test_the_loss_of_images_ends_with_their_grid(mixed: Mixed) -> None:
     for grid, last in enumerate(observations.images.last_shells):
         rows = np.flatnonzero(observations.images.grid_index == grid)[:30]
         (batch,) = observations.batches(rows, 64)
-        found = loss.by_shell(some, torch.from_numpy(rows), torch.fft.rfft2(torch.from_numpy(batch.images)))
+        transforms = torch.fft.rfft2(torch.from_numpy(batch.images))
+        found = loss.by_shell(some, loss.measured(torch.from_numpy(rows), transforms))
         assert np.isfinite(found).all()
         assert (found[:, 1 : last + 1] != 0).all()
         assert (found[:, last + 1 :] == 0).all()

@@ -20,9 +20,9 @@ from gem3d.fit.image_loss import ImageLoss
 from gem3d.fit.methods import FromEquations, FromImages
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.observations import Observations
-from gem3d.fit.operator import Grid, NormalOperator
+from gem3d.fit.operator import Grid, NormalOperator, voxelize_on
 from gem3d.fit.start import Start, start_of_half
-from gem3d.fit.volume import fit_volume, grid_of, voxelize_on
+from gem3d.fit.volume import fit_volume, grid_of
 from gem3d.gaussians import Gaussians, initialise_random
 from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, weigh_slices
 from gem3d.kernels.project.reference import project_reference
@@ -93,8 +93,9 @@ def test_the_sum_over_shells_is_the_loss(box: int, coarse: int) -> None:
     both = operator + operator
     for each, factor in ((operator, 1), (both, 2)):
         by_shell = each.loss_by_shell(volume)
+        loss = float(operator.loss_and_gradient(volume)[0])
         assert by_shell.shape == (2, equations.radius + 1)
-        assert by_shell[0].sum() == pytest.approx(factor * operator.loss_and_gradient(volume)[0], rel=1e-5)
+        assert by_shell[0].sum() == pytest.approx(factor * loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("last_shell", [15, 11])
@@ -106,8 +107,8 @@ def test_losses_of_images_by_shell(made: Simulation, last_shell: int) -> None:
     batch = next(observed.batches(rows.numpy(), 3))
     transforms, gaussians = observed.transform(batch.images, batch.rows), some_gaussians()
     loss = ImageLoss(observed, noise[None], last_shell)
-    found, power = loss.by_shell(gaussians, rows, transforms)
-    nothing = loss.by_shell(gaussians, rows, torch.zeros_like(transforms))
+    found, power = loss.by_shell(gaussians, loss.measured(rows, transforms))
+    nothing = loss.by_shell(gaussians, loss.measured(rows, torch.zeros_like(transforms)))
     np.testing.assert_allclose(nothing, [power, power], rtol=1e-5)
 
     projections = project_reference(
@@ -127,7 +128,9 @@ def test_losses_of_images_by_shell(made: Simulation, last_shell: int) -> None:
     expected = [float(misfit[:, shell == s].sum() / noise[s]) for s in range(last_shell + 1)]
     np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-3 * np.abs(expected).max())
     leaves = gaussians.replaced({n: t.detach().requires_grad_() for n, t in gaussians.parameters.items()})
-    assert found.sum() == pytest.approx(float(loss.backward(leaves, rows, transforms)), rel=1e-5)
+    assert found.sum() == pytest.approx(
+        float(loss.backward(leaves, loss.measured(rows, transforms))), rel=1e-5
+    )
 
 
 def test_the_equations_say_by_shell_what_the_images_say(made: Simulation) -> None:
@@ -139,7 +142,9 @@ def test_the_equations_say_by_shell_what_the_images_say(made: Simulation) -> Non
     rows = np.flatnonzero((made.particles.half_set == 1) & ~is_held_out(np.arange(300), 0))
     loss = ImageLoss(observed, half.noise_power, half.training.radius)
     of_images = sum(
-        loss.by_shell(fitted, torch.from_numpy(batch.rows), observed.transform(batch.images, batch.rows))[0]
+        loss.by_shell(
+            fitted, loss.measured(torch.from_numpy(batch.rows), observed.transform(batch.images, batch.rows))
+        )[0]
         for batch in observed.batches(rows, 64)
     )
     grid = grid_of(half.training, begun.support_A)
@@ -157,8 +162,9 @@ def test_the_gain_is_that_of_the_likelihood_of_pixels(made: Simulation) -> None:
     rows = torch.arange(4)
     batch = next(observed.batches(rows.numpy(), 4))
     power = torch.full((16,), BOX * BOX * sd**2)
-    loss = ImageLoss(observed, power[None], last_shell).by_shell(
-        gaussians, rows, observed.transform(batch.images, batch.rows)
+    of_images = ImageLoss(observed, power[None], last_shell)
+    loss = of_images.by_shell(
+        gaussians, of_images.measured(rows, observed.transform(batch.images, batch.rows))
     )
     gain = likelihood_gain(loss, loss, 4, 4, BOX)
     k = np.fft.fftfreq(BOX, 1 / BOX)
@@ -271,7 +277,7 @@ def test_the_standard_error_is_the_spread_of_the_gain(made: Simulation) -> None:
     gains = []
     for _ in range(40):
         noise = torch.from_numpy(rng.standard_normal((8, BOX, BOX), dtype=np.float32))
-        by_shell = loss.by_shell(gaussians, rows, torch.fft.rfft2(noise))
+        by_shell = loss.by_shell(gaussians, loss.measured(rows, torch.fft.rfft2(noise)))
         gains.append(likelihood_gain(by_shell, by_shell, 8, 8, BOX))
     spread = np.std([gain.unseen for gain in gains], axis=0)[1:]
     np.testing.assert_allclose(spread, gains[0].unseen_stderr[1:], rtol=0.4)

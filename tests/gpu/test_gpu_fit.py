@@ -8,8 +8,8 @@ import torch
 
 from gem3d.fit.adam import Adam
 from gem3d.fit.normal_equations import NormalEquations
-from gem3d.fit.operator import Grid, NormalOperator
-from gem3d.fit.volume import fit_operators, voxelize_on
+from gem3d.fit.operator import Grid, NormalOperator, voxelize_on
+from gem3d.fit.volume import fit_operators
 from gem3d.gaussians import Gaussians
 from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, slice_shape
 
@@ -109,7 +109,8 @@ def test_a_gradient_reaches_the_parameters_and_adam_moves_them(
     volume = voxelize_on(gaussians.replaced(leaves), operator.grid)
     volume.sum().backward()
     adam = Adam(list(leaves.values()), [0.1] * 4, (0.6, 0.98))
-    adam.step([1.0] * 4)
+    adam.set_rates([1.0] * 4)
+    adam.step()
     assert all(leaf.device.type == gpu.type for leaf in leaves.values())
     assert all(mean.device.type == gpu.type for mean in adam.state().values())
     assert not torch.equal(leaves["raw_masses"].detach(), gaussians.raw_masses)

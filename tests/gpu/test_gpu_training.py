@@ -49,9 +49,10 @@ def judged(observations: Observations, device: torch.device) -> tuple[torch.Tens
     leaves = {name: t.to(device).requires_grad_() for name, t in start().parameters.items()}
     gaussians = start().replaced(leaves)
     (batch,) = Arrivals(observations, np.arange(N_IMAGES), N_IMAGES, device)
-    rows, transforms = torch.from_numpy(batch.rows), observations.transform(batch.images, batch.rows)
-    value = loss.backward(gaussians, rows, transforms)
-    by_shell = torch.from_numpy(loss.by_shell(gaussians, rows, transforms))
+    transforms = observations.transform(batch.images, batch.rows)
+    images = loss.measured(torch.from_numpy(batch.rows), transforms)
+    value = loss.backward(gaussians, images)
+    by_shell = torch.from_numpy(loss.by_shell(gaussians, images))
     gradients = [leaf.grad.cpu() for leaf in leaves.values() if leaf.grad is not None]
     return value.cpu(), by_shell, *gradients
 

@@ -54,6 +54,7 @@ class Descent:
     Attributes
     ----------
     current: their parameters are leaves that gather gradients.
+    gradient: `(values,)`, of all parameters, one after the other; theirs are views of it.
     """
 
     def __init__(
@@ -69,6 +70,10 @@ class Descent:
             mean = trained["log_scales"].detach().mean(dim=1, keepdim=True)
             trained["log_scales"] = mean.repeat(1, 3).requires_grad_()
         self.current = start.replaced(trained)
+        self.gradient = torch.cat([torch.zeros_like(leaf).flatten() for leaf in trained.values()])
+        parts = torch.split(self.gradient, [leaf.numel() for leaf in trained.values()])
+        for leaf, part in zip(trained.values(), parts, strict=True):
+            leaf.grad = part.view_as(leaf)
         self._shapes = shapes
         self._min_log_scale = math.log(MIN_SCALE_VOXELS * voxel_size_A)
         sizes_in_order = {
@@ -79,25 +84,32 @@ class Descent:
         }
         self.adam = Adam(list(trained.values()), [sizes_in_order[name] for name in trained], betas)
 
-    def step(self, rate: float, rate_of_shapes: float | None = None) -> None:
-        """Move by the gradients gathered, at `rate` times the step sizes, and clear them.
+    def set_rates(self, rate: float, rate_of_shapes: float | None = None) -> None:
+        """Let the next step be one of `rate` times the step sizes.
 
         Parameters
         ----------
         rate_of_shapes: that of scales and rotations, if it is another.
         """
         of_shapes = rate if rate_of_shapes is None else rate_of_shapes
+        self.adam.set_rates([of_shapes if name in _OF_SHAPES else rate for name in self.current.parameters])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move by the gradients gathered, at the rates that were set, and clear them."""
+        log_scales = self.current.log_scales
+        of_scales, of_quaternions = log_scales.grad, self.current.quaternions.grad
+        assert of_scales is not None
+        assert of_quaternions is not None
         if not self._shapes.rotations or self._shapes.isotropic:
-            self.current.quaternions.grad = None
-        elif self.current.quaternions.grad is not None:
+            of_quaternions.zero_()
+        else:
             # A ball has no axes: its gradient is nothing but rounding, which Adam would make whole steps of. Two runs
             # whose sums differ in the last digit would part at once.
-            log_scales = self.current.log_scales.detach()
             is_ball = (log_scales == log_scales[:, :1]).all(dim=1, keepdim=True)
-            self.current.quaternions.grad.masked_fill_(is_ball, 0.0)
-        of_scales = self.current.log_scales.grad
-        if self._shapes.isotropic and of_scales is not None:
+            of_quaternions.masked_fill_(is_ball, 0.0)
+        if self._shapes.isotropic:
             of_scales.copy_(of_scales.mean(dim=1, keepdim=True).expand_as(of_scales))
-        self.adam.step([of_shapes if name in _OF_SHAPES else rate for name in self.current.parameters])
-        with torch.no_grad():
-            self.current.log_scales.clamp_(min=self._min_log_scale)
+        self.adam.step()
+        log_scales.clamp_(min=self._min_log_scale)
+        self.gradient.zero_()

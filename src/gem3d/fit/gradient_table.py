@@ -37,16 +37,27 @@ class GradientTable:
         self.latest = torch.zeros(n_blocks, n_values, dtype=torch.bfloat16, device=device)
         self.mean = torch.zeros(n_values, device=device)
         self.met = torch.zeros(n_blocks, dtype=torch.bool)
+        # In tensors, so that `enter` can be recorded and replayed (`gem3d.fit.graph`).
+        self._block = torch.zeros(1, dtype=torch.int64, device=device)
+        self._n_met = torch.ones((), device=device)
 
-    def enter(self, block: int, gradient: torch.Tensor) -> torch.Tensor:
-        """Take down a block's gradient, `(values,)`, and return that to step along, for one block."""
-        before, now = self.latest[block].float(), gradient.bfloat16()
-        if self.met[block]:
+    def turn_to(self, block: int) -> bool:
+        """Let `enter` be of a block, and say whether that has been met before."""
+        before = bool(self.met[block])
+        self.met[block] = True
+        self._block.fill_(block)
+        self._n_met.fill_(int(self.met.sum()))
+        return before
+
+    def enter(self, gradient: torch.Tensor, *, met_before: bool) -> torch.Tensor:
+        """Take down the `(values,)` gradient of the block turned to; return what to step along, for one block."""
+        now = gradient.bfloat16()
+        if met_before:
+            before = self.latest.index_select(0, self._block)[0].float()
             refined = self.mean + NEWS * (gradient - before)
-            self.mean += (now.float() - before) / self.met.sum()
+            self.mean += (now.float() - before) / self._n_met
         else:
-            self.met[block] = True
-            self.mean += (now.float() - self.mean) / self.met.sum()
+            self.mean += (now.float() - self.mean) / self._n_met
             refined = self.mean.clone()
-        self.latest[block] = now
+        self.latest.index_copy_(0, self._block, now[None])
         return refined

@@ -9,6 +9,8 @@ one that the normal equations have (`gem3d.fit.normal_equations`), summed over t
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,6 +27,25 @@ TAIL = 1e-3
 """Each Gaussian is cut where its projection falls below this share of its peak. In two dimensions the mass beyond
 equals it: a thousandth of each mass is left out, which drowns in the noise of any real image. Three fifths of the
 pixels of `gem3d.kernels.project.TAIL_CUTOFF`."""
+
+
+class Measured(NamedTuple):
+    """A batch of images as the loss takes them, all where the Gaussians are.
+
+    Attributes
+    ----------
+    transforms: `(b, D, D // 2 + 1)` complex64.
+    rotations: `(b, 3, 3)` float32.
+    shifts_px: `(b, 2)` float32.
+    ctf_coefficients: `(b, 7)` float32.
+    grid_index: `(b,)` int64.
+    """
+
+    transforms: torch.Tensor
+    rotations: torch.Tensor
+    shifts_px: torch.Tensor
+    ctf_coefficients: torch.Tensor
+    grid_index: torch.Tensor
 
 
 class ImageLoss:
@@ -57,46 +78,56 @@ class ImageLoss:
         self._shell = shell.clamp(max=last_shell)
         self._multiplicity = torch.from_numpy(hermitian_multiplicity(box)).float().to(device)
 
-    def backward(self, gaussians: Gaussians, rows: torch.Tensor, transforms: torch.Tensor) -> torch.Tensor:
-        """Add the gradient of the loss of some images to that of the Gaussians' parameters.
+    def measured(self, rows: torch.Tensor, transforms: torch.Tensor) -> Measured:
+        """Images, with what is known of them.
 
         Parameters
         ----------
         rows: `(b,)` their particles, on the host.
-        transforms: `(b, D, D // 2 + 1)` complex, of the images.
+        transforms: `(b, D, D // 2 + 1)` complex, on the device.
+        """
+        observed = self._observations
+        return Measured(
+            transforms,
+            send(observed.rotations[rows].float(), self._device),
+            send(observed.shifts_px[rows].float(), self._device),
+            send(observed.ctf_coefficients[rows].float(), self._device),
+            send(self._grid[rows].long(), self._device),
+        )
+
+    def backward(self, gaussians: Gaussians, images: Measured) -> torch.Tensor:
+        """Add the gradient of the loss of some images to that of the Gaussians' parameters.
 
         Returns
         -------
         The loss, a scalar without a graph.
         """
         box = self._observations.box_size_px
-        projections = self._project(gaussians, rows)
+        projections = self._project(gaussians, images)
         with torch.no_grad():
-            ctf = self._ctf(rows)
+            ctf = self._ctf(images)
             predicted = torch.fft.rfft2(projections.detach()).mul_(ctf)
-            weight = self._weight_of(rows)
-            loss = (self._excess(predicted, transforms, weight).sum((0, 1)) * self._multiplicity).sum(
+            weight = self._weight_of(images)
+            loss = (self._excess(predicted, images.transforms, weight).sum((0, 1)) * self._multiplicity).sum(
                 dtype=torch.float64
             )
-            residual = predicted.sub_(transforms).mul_(ctf.mul_(weight))
+            residual = predicted.sub_(images.transforms).mul_(ctf.mul_(weight))
             # Parseval; `forward` leaves the inverse transform without its 1 / D^2.
             gradient = torch.fft.irfft2(residual, s=(box, box), norm="forward").mul_(2)
         torch.autograd.backward(projections, gradient)
         return loss
 
     @torch.no_grad()
-    def by_shell(
-        self, gaussians: Gaussians, rows: torch.Tensor, transforms: torch.Tensor
-    ) -> NDArray[np.float64]:
-        """The loss of some images in each shell, parameters as of `backward`.
+    def by_shell(self, gaussians: Gaussians, images: Measured) -> NDArray[np.float64]:
+        """The loss of some images in each shell.
 
         Returns
         -------
         `(2, last_shell + 1)`: the loss, and of it what does not depend on the images, |P|^2 / sigma^2.
         """
-        predicted = torch.fft.rfft2(self._project(gaussians, rows)).mul_(self._ctf(rows))
-        weight = self._weight_of(rows)
-        parts = self._excess(predicted, transforms, weight), predicted.abs().square_().mul_(weight)
+        predicted = torch.fft.rfft2(self._project(gaussians, images)).mul_(self._ctf(images))
+        weight = self._weight_of(images)
+        parts = self._excess(predicted, images.transforms, weight), predicted.abs().square_().mul_(weight)
         sums = [part.sum(0, dtype=torch.float64) * self._multiplicity for part in parts]
         return np.stack(
             [
@@ -105,29 +136,24 @@ class ImageLoss:
             ]
         )
 
-    def _project(self, gaussians: Gaussians, rows: torch.Tensor) -> torch.Tensor:
-        observed, pixel_size_A = self._observations, self._observations.pixel_size_A
+    def _project(self, gaussians: Gaussians, images: Measured) -> torch.Tensor:
+        pixel_size_A = self._observations.pixel_size_A
         return project(
             gaussians.masses / pixel_size_A**3,
             gaussians.centres_A / pixel_size_A,
             gaussians.covariances_A2() / pixel_size_A**2,
-            send(observed.rotations[rows].float(), self._device),
-            send(observed.shifts_px[rows].float(), self._device),
-            observed.box_size_px,
+            images.rotations,
+            images.shifts_px,
+            self._observations.box_size_px,
             TAIL,
         )
 
-    def _ctf(self, rows: torch.Tensor) -> torch.Tensor:
-        coefficients = send(self._observations.ctf_coefficients[rows].float(), self._device)
-        return contrast_transfer_function(coefficients, self._kx, self._ky)
+    def _ctf(self, images: Measured) -> torch.Tensor:
+        return contrast_transfer_function(images.ctf_coefficients, self._kx, self._ky)
 
-    def _weight_of(self, rows: torch.Tensor) -> torch.Tensor:
+    def _weight_of(self, images: Measured) -> torch.Tensor:
         """1 / sigma^2 of some images, `(b, D, D // 2 + 1)`, or `(1, ...)` where that of all is the same."""
-        return (
-            self._weight
-            if len(self._weight) == 1
-            else self._weight[send(self._grid[rows].long(), self._device)]
-        )
+        return self._weight if len(self._weight) == 1 else self._weight[images.grid_index]
 
     @staticmethod
     def _excess(predicted: torch.Tensor, transforms: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

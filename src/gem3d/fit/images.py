@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,14 @@ from gem3d.assess.overfit import LikelihoodGain, likelihood_gain
 from gem3d.fit.arrivals import Arrivals, Arrived
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import Descent, Shapes, StepSizes
-from gem3d.fit.image_loss import ImageLoss
+from gem3d.fit.graph import Repeated
+from gem3d.fit.image_loss import ImageLoss, Measured
 from gem3d.fit.observations import Observations
-from gem3d.fit.operator import NormalOperator
+from gem3d.fit.operator import NormalOperator, voxelize_on
 from gem3d.fit.result import Fit, Progress, Round, Watch
 from gem3d.fit.stopping import BestSoFar
 from gem3d.fit.training_set import BATCH_SIZE, TrainingSet, batch_sizes
 from gem3d.fit.training_state import TrainingState
-from gem3d.fit.volume import voxelize_on
 from gem3d.gaussians import Gaussians
 
 STEP_SIZES = StepSizes(centre_voxels=0.08, log_scale=0.008, quaternion=0.04, raw_mass=0.015)
@@ -97,7 +98,9 @@ class ImageTraining:
         if self.judged is None:
             self.judged = self.judge is not None
         descent = Descent(self.start, self.voxel_size_A, STEP_SIZES, BETAS, self.shapes)
-        self.state = TrainingState.begin(descent, BestSoFar(PATIENCE, GAIN_WINDOW), len(self.images.blocks))
+        self.state = TrainingState(descent, BestSoFar(PATIENCE, GAIN_WINDOW), len(self.images.blocks))
+        gather = partial(_gather_gradient, self.loss, descent.current, self.state.block_loss)
+        self.gather = Repeated(gather, descent.gradient.device)
         self.note = ""
         self.seconds, self.seen = time.perf_counter(), 0
 
@@ -146,9 +149,10 @@ class ImageTraining:
         batches = self._arrivals(np.concatenate(parts), sizes)
         every = max(EVALUATION_STEPS, -(-images.n_training_blocks // 2))
         for block, part in zip(order, parts, strict=True):
-            loss = sum(self.backward(next(batches)) for _ in batch_sizes(part))
+            for _ in batch_sizes(part):
+                self.gather(*self._measured(next(batches)))
             rate, n_images = 1 / (1 + state.steps / DECAY_STEPS), len(images.blocks[block])
-            state.step(int(block), loss, n_images, rate, 0.0 if self.shapes_rest else rate)
+            state.step(int(block), n_images, rate, 0.0 if self.shapes_rest else rate)
             self.seen += n_images
             if not self.folding and state.steps % every == 0:
                 self.evaluate()
@@ -164,13 +168,9 @@ class ImageTraining:
         """Images that were found to be good."""
         return Arrivals(self.observations, rows, sizes, self.start.centres_A.device)
 
-    def backward(self, batch: Arrived) -> float:
-        """Gather the gradient of some images' loss, and return the loss."""
-        rows, transforms = self._transformed(batch)
-        return float(self.loss.backward(self.state.descent.current, rows, transforms))
-
-    def _transformed(self, batch: Arrived) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.from_numpy(batch.rows), self.observations.transform(batch.images, batch.rows)
+    def _measured(self, batch: Arrived) -> Measured:
+        transforms = self.observations.transform(batch.images, batch.rows)
+        return self.loss.measured(torch.from_numpy(batch.rows), transforms)
 
     @property
     def gains_nothing(self) -> bool:
@@ -200,7 +200,7 @@ class ImageTraining:
         if self.judge is None:
             return math.nan
         judged, _, _ = self.judge.loss_and_gradient(voxelize_on(self.state.average, self.judge.grid))
-        return judged / self.judge.n_particles
+        return float(judged) / self.judge.n_particles
 
     def gain_of(self, gaussians: Gaussians) -> LikelihoodGain | None:
         """What Gaussians explain of the held-out images, and of as many of the others."""
@@ -214,7 +214,7 @@ class ImageTraining:
         """Loss of some images in each shell, see `ImageLoss.by_shell`."""
         total = torch.zeros(2, self.loss.last_shell + 1, dtype=torch.float64)
         for batch in self._arrivals(rows[_share_of_block(rows)], BATCH_SIZE):
-            total += torch.from_numpy(self.loss.by_shell(gaussians, *self._transformed(batch)))
+            total += torch.from_numpy(self.loss.by_shell(gaussians, self._measured(batch)))
         ranks.sum_everywhere(total)
         return total.numpy()
 
@@ -230,6 +230,13 @@ class ImageTraining:
     def save(self) -> None:
         if self.checkpoint is not None:
             self.checkpoint.save(self.state.tensors(), self.state.numbers())
+
+
+def _gather_gradient(
+    loss: ImageLoss, gaussians: Gaussians, block_loss: torch.Tensor, *images: torch.Tensor
+) -> None:
+    """Add gradient and loss of some images to those of their block."""
+    block_loss += loss.backward(gaussians, Measured(*images))
 
 
 def _share_of_block(rows: NDArray[np.int64]) -> slice:

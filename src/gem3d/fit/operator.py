@@ -11,7 +11,9 @@ from scipy.fft import next_fast_len
 from gem3d.assess.shells import Curve, hermitian_multiplicity
 from gem3d.fit.half_space import Positions, sums_by_shell
 from gem3d.fit.normal_equations import NormalEquations
+from gem3d.gaussians import Gaussians
 from gem3d.kernels.backend import uses_triton
+from gem3d.kernels.voxelize import voxelize
 
 # Columns of the padded transform are worked on in groups of this size, small enough for a processor's cache.
 LARGEST_GROUP_BYTES = 4 << 20
@@ -121,8 +123,10 @@ class NormalOperator:
 
     def loss_and_gradient(
         self, volume: torch.Tensor, judge: NormalOperator | None = None
-    ) -> tuple[float, torch.Tensor, float]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Loss, its gradient 2 (K * V - b), and the loss under another operator of the same grid.
+
+        The losses are float64 scalars where the volume is: whoever reads one waits for the device.
 
         Parameters
         ----------
@@ -140,7 +144,7 @@ class NormalOperator:
             if judge is not None:
                 # Parseval: no inverse transform is needed.
                 power = v_hat.real.square().addcmul_(v_hat.imag, v_hat.imag).mul_(judge.k_hat[part])
-                judged += torch.dot(power.sum((1, 2)), self._multiplicity[part]).double()
+                judged += (power.sum((1, 2)) * self._multiplicity[part]).sum(dtype=torch.float64)
             v_hat.mul_(self.k_hat[part])
             lines[part] = torch.fft.ifft(torch.fft.ifft(v_hat, dim=2)[:, :, :nz], dim=1)[:, :ny]
         kv = torch.fft.irfft(lines.permute(2, 1, 0), n=padded_x)[..., :nx]
@@ -149,9 +153,7 @@ class NormalOperator:
         if judge is not None:
             quadratic = judged / (padded_z * padded_y * padded_x)
             judge_loss = quadratic - 2 * torch.sum(volume * judge.b, dtype=torch.float64)
-        # Both in one message: on a GPU the host waits for it.
-        losses = torch.stack([loss, judge_loss]).tolist()
-        return losses[0], 2 * (kv - self.b), losses[1]
+        return loss, 2 * (kv - self.b), judge_loss
 
     def loss_by_shell(self, volume: torch.Tensor) -> Curve:
         """The loss, split over the Fourier shells of the images' box.
@@ -195,3 +197,13 @@ class NormalOperator:
                 row += sums_by_shell(shell.flatten(), losses, len(row))
         by_shell: Curve = (total / (padded_z * padded_y * padded_x)).cpu().numpy()
         return by_shell
+
+
+def voxelize_on(gaussians: Gaussians, grid: Grid) -> torch.Tensor:
+    """What the images see of the Gaussians on a support box, in units of one voxel of the images; differentiable."""
+    return voxelize(
+        gaussians.masses / grid.pixel_size_A**3,
+        grid.index_coordinates(gaussians.centres_A),
+        gaussians.covariances_A2() / grid.voxel_size_A**2,
+        grid.shape,
+    )

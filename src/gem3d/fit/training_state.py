@@ -5,7 +5,7 @@ A training that goes on from a state takes the very steps that it would have tak
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from gem3d import ranks
 from gem3d.fit.descent import Descent
 from gem3d.fit.gradient_table import GradientTable
+from gem3d.fit.graph import Repeated
 from gem3d.fit.stopping import BestSoFar
 from gem3d.gaussians import Gaussians
 
@@ -21,9 +22,12 @@ from gem3d.gaussians import Gaussians
 AVERAGING = 7.0
 
 
-@dataclass
 class TrainingState:
     """Where a training stands.
+
+    Parameters
+    ----------
+    n_blocks: of images.
 
     Attributes
     ----------
@@ -34,71 +38,57 @@ class TrainingState:
     epoch, block: the next to be done.
     steps: done so far, in all.
     training_loss: of the images seen since the evaluation before, at each evaluation.
-    loss_sum, loss_count: of the images seen since the last evaluation.
+    block_loss: gathered with the gradient of a block; a scalar where the Gaussians are, as is
+    loss_sum: of the `loss_count` images seen since the last evaluation.
     """
 
-    descent: Descent
-    average: Gaussians
-    best: BestSoFar
-    table: GradientTable
-    epoch: int = 0
-    block: int = 0
-    steps: int = 0
-    training_loss: list[float] = field(default_factory=list)
-    loss_sum: float = 0.0
-    loss_count: int = 0
+    def __init__(self, descent: Descent, best: BestSoFar, n_blocks: int) -> None:
+        device = descent.gradient.device
+        self.descent, self.best = descent, best
+        self.average = descent.current.detached()
+        self.table = GradientTable(n_blocks, len(descent.gradient), device)
+        self.epoch = self.block = self.steps = 0
+        self.training_loss: list[float] = []
+        self.block_loss, self.loss_sum = (
+            torch.zeros((), dtype=torch.float64, device=device) for _ in range(2)
+        )
+        self.loss_count = 0
+        self._share = torch.ones((), device=device)
+        move = partial(_move, descent, self.average, self.table, self.block_loss, self.loss_sum, self._share)
+        self._moves = {
+            (refines, met_before): Repeated(partial(move, refines=refines, met_before=met_before), device)
+            for refines in (False, True)
+            for met_before in (False, True)
+        }
 
-    @classmethod
-    def begin(cls, descent: Descent, best: BestSoFar, n_blocks: int) -> TrainingState:
-        """Before the first step."""
-        current = descent.current
-        n_values = sum(parameter.numel() for parameter in current.parameters.values())
-        table = GradientTable(n_blocks, n_values, current.centres_A.device)
-        return cls(descent, current.detached(), best, table)
-
-    @torch.no_grad()
-    def step(self, block: int, loss: float, n_images: int, rate: float, rate_of_shapes: float) -> None:
+    def step(self, block: int, n_images: int, rate: float, rate_of_shapes: float) -> None:
         """Move the Gaussians by the gradient gathered from a block of images, and their average after them.
 
         Gradient and loss are of what this rank has of the block.
         """
-        self.loss_sum += self._refine_gradient(block, loss)
-        self.descent.step(rate, rate_of_shapes)
+        if ranks.n_ranks() > 1:
+            _add_up_over_ranks(self.descent.gradient, self.block_loss)
         self.loss_count += n_images
         self.steps += 1
         self.block += 1
-        share = min(1.0, (1 + AVERAGING) / (self.steps + AVERAGING))
-        for name, mean in self.average.parameters.items():
-            mean.lerp_(self.descent.current.parameters[name], share)
-
-    def _refine_gradient(self, block: int, loss: float) -> float:
-        """Replace the gradient of a block by what all blocks say, and return the loss of the block."""
-        parameters = list(self.descent.current.parameters.values())
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([gradient.ravel() for gradient in gradients])
-        if ranks.n_ranks() > 1:
-            flat, loss = _over_all_ranks(flat, loss)
-        refined = self.table.enter(block, flat)
-        if self.epoch == 0:
-            refined = flat  # the Gaussians move far, and what other blocks said is out of date at once
-        parts = torch.split(refined, [p.numel() for p in parameters])
-        for parameter, gradient in zip(parameters, parts, strict=True):
-            parameter.grad = gradient.view_as(parameter)
-        return loss
+        self.descent.set_rates(rate, rate_of_shapes)
+        self._share.fill_(min(1.0, (1 + AVERAGING) / (self.steps + AVERAGING)))
+        # In the first epoch the Gaussians move far, and what other blocks said is out of date at once.
+        self._moves[self.epoch > 0, self.table.turn_to(block)]()
 
     def end_interval(self) -> None:
         """Take down the loss of the images seen since the last time."""
-        self.training_loss.append(self.loss_sum / self.loss_count)
-        self.loss_sum, self.loss_count = 0.0, 0
+        self.training_loss.append(float(self.loss_sum) / self.loss_count)
+        self.loss_sum.zero_()
+        self.loss_count = 0
 
     @torch.no_grad()
     def fold(self) -> None:
         """Go on from the best so far, the current average where nothing was judged."""
         if self.best.gaussians is None:
             self.best.gaussians = self.average.detached()
-        self.average = self.best.gaussians.detached()
-        for name, parameter in self.descent.current.parameters.items():
-            parameter.copy_(self.best.gaussians.parameters[name])
+        for gaussians in (self.average, self.descent.current):
+            gaussians.copy_(self.best.gaussians)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor by name."""
@@ -123,7 +113,7 @@ class TrainingState:
             "block": self.block,
             "steps": self.steps,
             "training_loss": self.training_loss,
-            "loss_sum": self.loss_sum,
+            "loss_sum": float(self.loss_sum),
             "loss_count": self.loss_count,
             "held_out_loss": self.best.losses,
         }
@@ -147,9 +137,8 @@ class TrainingState:
         for name, tensor in tensors.items():
             group, key = name.split(".")
             groups.setdefault(group, {})[key] = tensor.to(self.average.centres_A.device)
-        for name, parameter in self.descent.current.parameters.items():
-            parameter.copy_(groups["current"][name])
-        self.average = self.average.replaced(groups["average"])
+        for gaussians, group in ((self.descent.current, "current"), (self.average, "average")):
+            gaussians.copy_(gaussians.replaced(groups[group]))
         if "best" in groups:
             self.best.gaussians = self.average.replaced(groups["best"])
         self.descent.adam.restore(groups["adam"], numbers["steps"])
@@ -157,12 +146,37 @@ class TrainingState:
             getattr(self.table, name).copy_(tensor)
         self.best.losses = list(numbers["held_out_loss"])
         self.training_loss = list(numbers["training_loss"])
-        for name in ("epoch", "block", "steps", "loss_sum", "loss_count"):
+        self.loss_sum.fill_(numbers["loss_sum"])
+        for name in ("epoch", "block", "steps", "loss_count"):
             setattr(self, name, numbers[name])
 
 
-def _over_all_ranks(flat: torch.Tensor, loss: float) -> tuple[torch.Tensor, float]:
-    """Sums of gradient and loss, in one message; of the loss' digits float32 has more than anyone looks at."""
-    both = torch.cat([flat, flat.new_tensor([loss])])
+def _add_up_over_ranks(gradient: torch.Tensor, loss: torch.Tensor) -> None:
+    """In one message; of the loss' digits float32 has more than anyone looks at."""
+    both = torch.cat([gradient, loss.to(gradient.dtype).view(1)])
     ranks.sum_everywhere(both)
-    return both[:-1], float(both[-1])
+    gradient.copy_(both[:-1])
+    loss.copy_(both[-1])
+
+
+@torch.no_grad()
+def _move(
+    descent: Descent,
+    average: Gaussians,
+    table: GradientTable,
+    block_loss: torch.Tensor,
+    loss_sum: torch.Tensor,
+    share: torch.Tensor,
+    *,
+    refines: bool,
+    met_before: bool,
+) -> None:
+    """What a step of `TrainingState` does on the device; `share` is that of the Gaussians in their new average."""
+    refined = table.enter(descent.gradient, met_before=met_before)
+    if refines:
+        descent.gradient.copy_(refined)
+    descent.step()
+    for name, mean in average.parameters.items():
+        mean.lerp_(descent.current.parameters[name], share)
+    loss_sum += block_loss
+    block_loss.zero_()

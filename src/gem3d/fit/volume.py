@@ -22,11 +22,12 @@ from gem3d.assess.overfit import LikelihoodGain, likelihood_gain
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.descent import MIN_SCALE_VOXELS, Descent, Shapes, StepSizes
 from gem3d.fit.normal_equations import NormalEquations
-from gem3d.fit.operator import Grid, NormalOperator
+from gem3d.fit.operator import Grid, NormalOperator, voxelize_on
 from gem3d.fit.result import Fit, Progress, Round, Watch
 from gem3d.fit.volume_state import VolumeState
+from gem3d.fit.volume_step import Judged, VolumeStep
 from gem3d.gaussians import Gaussians, split
-from gem3d.kernels.voxelize import voxelize
+from gem3d.kernels.backend import uses_triton
 
 # Steps of Adam, per step and parameter, before the decay. Measured on two atomic models at SNR 0.01 and one at 0.05:
 # a flat optimum in all four; shapes that change faster than this fit sooner and overfit sooner.
@@ -38,6 +39,8 @@ DECAY_STEPS = 60.0
 RESTART_RATE = 0.4
 WARM_UP_STEPS = 5
 MAX_STEPS = 200
+# On a GPU losses are looked at after so many steps, as each time the host waits until the device has come so far.
+LOOK_EVERY = 10
 # Where no particle is held out, nothing can tell when to stop.
 UNJUDGED_STEPS = 40
 # Twice as many Gaussians are kept when they explain this share more of the held-out particles. Splitting alone
@@ -112,7 +115,7 @@ def fit_operators(
     state = VolumeState(descent_from(start.to(operator.b.device)), RESTART_RATE if restart else 1.0)
     if checkpoint is not None:
         checkpoint.restore(partial(state.restore, descent_from=descent_from))
-    run = _Run(state, grid, checkpoint, progress, watch)
+    run = _Run(state, checkpoint, progress, watch)
     while not state.folding:
         fitted, found = run.round(operator, judge)
         loss = min(found.held_out_loss, default=math.inf)
@@ -147,12 +150,11 @@ class _Run:
     def __init__(
         self,
         state: VolumeState,
-        grid: Grid,
         checkpoint: Checkpoint | None,
         report: Progress | None,
         watch: Watch | None,
     ) -> None:
-        self._state, self._grid = state, grid
+        self._state = state
         self._checkpoint, self._report, self._watch = checkpoint, report, watch
 
     def round(
@@ -161,30 +163,47 @@ class _Run:
         """Descend until the judge's likelihood stops gaining; without a judge, `unjudged_steps` steps."""
         state = self._state
         warm_up = WARM_UP_STEPS if state.rate < 1 else 1
-        for step in range(state.step, unjudged_steps if judge is None else MAX_STEPS):
-            volume = voxelize_on(state.descent.current, self._grid)
-            with torch.no_grad():
-                loss, gradient, judged = operator.loss_and_gradient(volume.detach(), judge)
-            state.training_loss.append(loss / max(operator.n_particles, 1))
-            if judge is not None:
-                state.best.see(state.descent.current, judged / judge.n_particles)
-                if self._watch is not None:
-                    self._watch(state.descent.current, state.best.losses[-1])
-                if state.best.finished:
-                    break
-            torch.autograd.backward(volume, gradient)
-            state.descent.step(state.rate * min(1.0, (step + 1) / warm_up) / (1 + step / DECAY_STEPS))
-            state.step = step + 1
+        step = VolumeStep(state.descent, operator, judge)
+        look_every = LOOK_EVERY if uses_triton(operator.b) else 1
+        waiting: list[Judged] = []
+        for number in range(state.step, unjudged_steps if judge is None else MAX_STEPS):
+            waiting.append(step(state.rate * min(1.0, (number + 1) / warm_up) / (1 + number / DECAY_STEPS)))
+            state.step = number + 1
             state.steps += 1
-            self._tell()
+            due = self._checkpoint is not None and self._checkpoint.due
+            if (due or len(waiting) == look_every) and self._finished(waiting, judge):
+                break
+            self._tell(save=due)
+        self._finished(waiting, judge)
         found = state.best.gaussians or state.descent.current.detached()
         losses = tuple(state.training_loss), tuple(state.best.losses)
         return found, Round(len(state.descent.current), len(state.training_loss), *losses)
 
-    def _tell(self) -> None:
-        """Report a step, and save where the fit stands if it is time."""
+    def _finished(self, waiting: list[Judged], judge: NormalOperator | None) -> bool:
+        """Take down the losses that wait, in order; True once nothing was gained any more.
+
+        What comes after that is forgotten: a fit finds the same however seldom it looks.
+        """
+        state, judged = self._state, waiting[:]
+        waiting.clear()
+        if not judged:
+            return False
+        losses = torch.stack([each.losses for each in judged]).tolist()
+        for each, (loss, held_out_loss) in zip(judged, losses, strict=True):
+            state.training_loss.append(loss)
+            if judge is None:
+                continue
+            state.best.see(each.gaussians, held_out_loss)
+            if self._watch is not None:
+                self._watch(each.gaussians, held_out_loss)
+            if state.best.finished:
+                return True
+        return False
+
+    def _tell(self, *, save: bool) -> None:
+        """Report a step, and save where the fit stands."""
         state = self._state
-        if self._checkpoint is not None and self._checkpoint.due:
+        if save and self._checkpoint is not None:
             self._checkpoint.save(state.tensors(), state.numbers())
         if self._report is not None:
             note = f"held-out {state.best.losses[-1]:.5g}" if state.best.losses else ""
@@ -195,8 +214,8 @@ def _gain(gaussians: Gaussians, operator: NormalOperator, judge: NormalOperator)
     """What Gaussians explain of the particles of both operators."""
     with torch.no_grad():
         volume = voxelize_on(gaussians, operator.grid)
-    seen, unseen = operator.loss_by_shell(volume), judge.loss_by_shell(volume)
-    return likelihood_gain(seen, unseen, operator.n_particles, judge.n_particles, operator.image_box_px)
+    seen, look_every = operator.loss_by_shell(volume), judge.loss_by_shell(volume)
+    return likelihood_gain(seen, look_every, operator.n_particles, judge.n_particles, operator.image_box_px)
 
 
 def grid_of(equations: NormalEquations, support_A: tuple[tuple[float, float], ...]) -> Grid:
@@ -204,16 +223,6 @@ def grid_of(equations: NormalEquations, support_A: tuple[tuple[float, float], ..
     box = equations.box_size_px
     enough = min(box, _even_fast(2 * equations.radius + 2))
     return Grid.around(box, equations.pixel_size_A, enough, support_A)
-
-
-def voxelize_on(gaussians: Gaussians, grid: Grid) -> torch.Tensor:
-    """What the images see of the Gaussians on a support box, in units of one voxel of the images; differentiable."""
-    return voxelize(
-        gaussians.masses / grid.pixel_size_A**3,
-        grid.index_coordinates(gaussians.centres_A),
-        gaussians.covariances_A2() / grid.voxel_size_A**2,
-        grid.shape,
-    )
 
 
 def _even_fast(n: int) -> int:

@@ -99,9 +99,9 @@ class VolumeState:
         for name, tensor in tensors.items():
             group, key = name.split(".")
             groups.setdefault(group, {})[key] = tensor.to(start.centres_A.device)
-        self.begin_round(descent_from(start.replaced(groups["current"])), numbers["rate"])
-        for name, parameter in self.descent.current.parameters.items():
-            parameter.copy_(groups["current"][name])
+        current = start.replaced(groups["current"])
+        self.begin_round(descent_from(current), numbers["rate"])
+        self.descent.current.copy_(current)
         self.descent.adam.restore(groups["adam"], numbers["step"])
         self.best.losses = list(numbers["held_out_loss"])
         self.best.gaussians = start.replaced(groups["best"]) if "best" in groups else None

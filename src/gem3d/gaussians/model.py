@@ -80,6 +80,12 @@ class Gaussians:
         """A copy outside any graph."""
         return self.replaced({name: t.detach().clone() for name, t in self.parameters.items()})
 
+    @torch.no_grad()
+    def copy_(self, other: Gaussians) -> None:
+        """Take on the values of as many others of the same unit mass, in the memory of these."""
+        for name, tensor in self.parameters.items():
+            tensor.copy_(other.parameters[name])
+
     def to(self, device: torch.device | str) -> Gaussians:
         """The same on a device."""
         return self.replaced({name: t.to(device) for name, t in self.parameters.items()})

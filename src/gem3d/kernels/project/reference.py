@@ -9,6 +9,8 @@ import math
 
 import torch
 
+from gem3d.kernels.voxelize.reference import unpack_symmetric
+
 
 def project_reference(
     amplitudes: torch.Tensor,
@@ -19,7 +21,7 @@ def project_reference(
     box_size: int,
 ) -> torch.Tensor:
     """Project Gaussians; arguments and result as in `gem3d.kernels.project.project`, without any cutoff."""
-    full = full_covariances(covariances)
+    full = unpack_symmetric(covariances)
     pixel = torch.arange(box_size, dtype=means.dtype, device=means.device) - box_size // 2
     y, x = torch.meshgrid(pixel, pixel, indexing="ij")
     images = []
@@ -32,9 +34,3 @@ def project_reference(
         mahalanobis = torch.einsum("nyxi,nij,nyxj->nyx", offset, precision, offset)
         images.append(torch.einsum("n,nyx->yx", amplitudes * norm, torch.exp(-mahalanobis / 2)))
     return torch.stack(images) if images else means.new_zeros((0, box_size, box_size))
-
-
-def full_covariances(covariances: torch.Tensor) -> torch.Tensor:
-    """`(n, 3, 3)` symmetric matrices from `(n, 6)` xx, yy, zz, xy, xz, yz."""
-    order = torch.tensor([0, 3, 4, 3, 1, 5, 4, 5, 2], device=covariances.device)
-    return covariances[:, order].reshape(-1, 3, 3)
