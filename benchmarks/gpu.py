@@ -5,22 +5,29 @@ Needs a GPU and a CUDA build of torch. Times are of the device, from event to ev
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
+import cryodrgn
+import relion
 from context import Context, SetSpec
 from gem3d.kernels.insert_slices import accumulator_shape, half_plane_weight, insert_slices, weigh_slices
 from gem3d.kernels.project import project
 from gem3d.kernels.voxelize import voxelize
 from kernels import scene
 from registry import Measurement, Skipped, Target, benchmark
+from speed import three_maps
 
 REPEATS = 10
 TABLE, WHOLE = "Kernels on a GPU", "Whole runs on a GPU"
 TAIL = 1e-3  # as training cuts
+ON_GPU = ("--device", "cuda")
+CRYODRGN_S = 120.0
 
 
 @benchmark("gpu_kernels", "project, voxelize, weigh_slices, insert_slices, FFTs on a GPU", in_all=False)
@@ -32,40 +39,59 @@ def gpu_kernels(context: Context) -> Iterator[Measurement]:
     yield from _insertion(128, box, device)
 
 
-@benchmark("gpu_runs", "reconstructions on a GPU: both ways to fit, time, rate and memory", in_all=False)
+@benchmark(
+    "gpu_runs", "reconstructions on a GPU, beside RELION and cryoDRGN: time, rate, memory", in_all=False
+)
 def gpu_runs(context: Context) -> Iterator[Measurement]:
     _gpu()
-    n, few, box = context.size((100_000, 10_000, 256), (400, 200, 48))
+    n, box = context.size((100_000, 256), (400, 48))
     spec = SetSpec(context.structures[0], n, box, 1.06 * 256 / box, context.size(0.02, 0.2), 1)
-    folder, case = context.particle_set(spec), spec.size
-    context.gem3d(
-        folder, "--device", "cuda", "--first", "200"
-    )  # kernels are compiled, the file is in the page cache
-    summary = context.gem3d(folder, "--device", "cuda").summary
-    seconds = summary["seconds"]
+    folder = context.particle_set(spec)
+    context.gem3d(folder, *ON_GPU, "--first", "200")  # kernels are compiled, the file is in the page cache
+    yield from _volume_runs(context, folder, spec.size)
+    yield from _training_runs(context, folder, spec)
+
+
+def _volume_runs(context: Context, folder: Path, case: str) -> Iterator[Measurement]:
+    run = context.gem3d(folder, *ON_GPU)
+    summary, seconds = run.summary, run.summary["seconds"]
     fits_s = [value for stage, value in seconds.items() if stage.startswith("fit half")]
     yield Measurement(WHOLE, case, "whole job, s", sum(seconds.values()), Target(high=60))
     yield Measurement(WHOLE, case, "accumulate, images/s", summary["images_per_second"], Target(low=20_000))
     yield Measurement(WHOLE, case, "fit of a half, s", max(fits_s), Target(high=3))
     yield Measurement(WHOLE, case, "peak GB of the GPU", summary["peak_gpu_memory_GB"], Target(high=4))
-    options = (
-        "--device",
-        "cuda",
-        "--fit",
-        "images",
-        "--gaussians",
-        "50000",
-        "--epochs",
-        "2",
-        "--first",
-        str(few),
-    )
-    summary = context.gem3d(folder, *options).summary
+    ratio = "gem3d over RELION, 3 runs, wall"
+    if not relion.available():
+        yield Measurement(WHOLE, case, ratio, None, note=relion.MISSING)
+        return
+    three = three_maps(context, folder, mpi=relion.mpi_available())
+    theirs_s = sum(usage.wall_s for usage in three)
+    ranks = f"{context.threads} ranks" if relion.mpi_available() else "serial"
+    yield Measurement(WHOLE, case, "RELION on the CPU, 3 runs, wall s", theirs_s, note=ranks)
+    yield Measurement(WHOLE, case, ratio, run.usage.wall_s / theirs_s)
+
+
+def _training_runs(context: Context, folder: Path, spec: SetSpec) -> Iterator[Measurement]:
+    few = context.size(10_000, 200)
+    case = f"{few:,} x {spec.box_px} px, --fit images, 50,000 Gaussians"
+    training = ("--fit", "images", "--gaussians", "50000", "--epochs", "2", "--first", str(few))
+    summary = context.gem3d(folder, *ON_GPU, *training).summary
     training_s = sum(value for stage, value in summary["seconds"].items() if stage.startswith("fit half"))
-    case = f"{few:,} x {box} px, --fit images, 50,000 Gaussians"
     # Two epochs, of which the first lacks the held-out images, and as many again are looked at in the end.
-    yield Measurement(WHOLE, case, "training, images/s", 2.05 * few / training_s, Target(low=5_000))
+    ours = 2.05 * few / training_s
+    yield Measurement(WHOLE, case, "training, images/s", ours, Target(low=5_000))
     yield Measurement(WHOLE, case, "peak GB of the GPU", summary["peak_gpu_memory_GB"])
+    ratio = "gem3d's training over cryoDRGN's, images/s"
+    if context.cryodrgn is None:
+        yield Measurement(WHOLE, case, ratio, None, note=cryodrgn.MISSING)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        peer = cryodrgn.train(
+            context.cryodrgn, folder, Path(scratch), spec.box_px, spec.pixel_A, (), limit_s=CRYODRGN_S
+        )
+    rate = peer.images_per_second
+    yield Measurement(WHOLE, case, "cryoDRGN train_nn on the GPU, images/s", rate)
+    yield Measurement(WHOLE, case, ratio, None if rate is None else ours / rate)
 
 
 def _gpu() -> torch.device:

@@ -33,9 +33,9 @@ def time(context: Context) -> Iterator[Measurement]:
     for _ in range(context.repeats):
         # In turn, so that a slow spell of the machine falls on all alike.
         if relion.available():
-            serial.append(_three(context, folder, mpi=False))
+            serial.append(three_maps(context, folder, mpi=False))
         if relion.mpi_available():
-            parallel.append(_three(context, folder, mpi=True))
+            parallel.append(three_maps(context, folder, mpi=True))
         ours.append(context.gem3d(folder, repeat=True).usage)
 
     case = f"{spec.size}, {context.threads} threads"
@@ -104,7 +104,8 @@ def cold(context: Context) -> Iterator[Measurement]:
     yield Measurement(COLD, spec.size, "compilation, s", first.wall_s - second.wall_s, Target(high=30))
 
 
-def _three(context: Context, folder: Path, *, mpi: bool) -> list[Usage]:
+def three_maps(context: Context, folder: Path, *, mpi: bool) -> list[Usage]:
+    """RELION's half 1, half 2 and all, one after the other."""
     return [context.relion(folder, subset, mpi=mpi, repeat=True)[1] for subset in relion.SUBSETS]
 
 

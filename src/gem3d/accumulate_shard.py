@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gem3d import ranks
 from gem3d.atomic import check_writable
-from gem3d.device import describe
+from gem3d.device import Device, describe
 from gem3d.errors import RunDirectoryError, SettingsError, warn
 from gem3d.fit.accumulate import accumulate
 from gem3d.fit.half_sets import HalfSet
@@ -60,26 +60,31 @@ def accumulate_shard(
         _check_out(out, images.stack_files().values(), overwrite=overwrite)
         check_writable(out.parent)
         rows = rows_of_block(images, block)
-        device = given.settle_device(settings)
-        reporter.say(describe(device))
+        place = given.settle_place(settings)
+        reporter.say(describe(place.device))
         given.look(settings, reporter)
         if block is not None:
             reporter.say(f"shard {block[0]} of {block[1]}: {len(rows)} particles")
-        sets: list[HalfSet] = []
-        for wanted in ((1, 2),) if device.both_halves else ((1,), (2,)):
-            half = "" if len(wanted) == 2 else f" half {wanted[0]}"
-            with reporter.stage(f"accumulate{half}", "images") as report:
-                found = accumulate(
-                    given.observations,
-                    given.halves,
-                    seed=settings.seed,
-                    wanted=wanted,
-                    radius=given.last_shell,
-                    device=device.of_tensors,
-                    rows=None if block is None else rows,
-                    progress=report,
-                )
-            sets += [each.to("cpu") for each in found]
+
+        def sets_on(device: Device) -> list[HalfSet]:
+            sets: list[HalfSet] = []
+            for wanted in ((1, 2),) if device.both_halves else ((1,), (2,)):
+                half = "" if len(wanted) == 2 else f" half {wanted[0]}"
+                with reporter.stage(f"accumulate{half}", "images") as report:
+                    found = accumulate(
+                        given.observations,
+                        given.halves,
+                        seed=settings.seed,
+                        wanted=wanted,
+                        radius=given.last_shell,
+                        device=device.of_tensors,
+                        rows=None if block is None else rows,
+                        progress=report,
+                    )
+                sets += [each.to("cpu") for each in found]
+            return sets
+
+        sets = place.compute(sets_on, with_others=True)
         excluded = np.intersect1d(given.observations.excluded.rows, rows)
         if len(excluded) > 0:
             warn(

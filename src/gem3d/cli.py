@@ -8,12 +8,12 @@ import sys
 import traceback
 from importlib.metadata import version
 
-import torch
 import tyro
 
 from gem3d.atomic import advice, why
 from gem3d.commands import COMMANDS
 from gem3d.errors import Gem3dError
+from gem3d.place import is_out_of_memory
 from gem3d.progress import error_console, flushing
 from gem3d.ranks import help_first, joined, name_of_process
 from gem3d.signals import Terminated, stopping_on_sigterm
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read our output has gone
         sys.exit(1)
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             _complain(
                 "gem3d: not enough memory; try --max-resolution, fewer --gaussians, a smaller box, or --device cpu "
                 "where it is the GPU's",
@@ -99,8 +99,3 @@ def _complain(message: str, error: BaseException | None = None) -> None:
     """Print a message, and what the error has to say of how to go on; as well as it can be printed."""
     lines = [message.replace("gem3d:", f"{name_of_process()}:", 1), *getattr(error, "__notes__", ())]
     error_console().print("\n".join(lines), markup=False)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch raises a plain RuntimeError.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -18,7 +18,6 @@ from gem3d.fit.accumulate import BATCH_SIZE
 from gem3d.fit.set_slices import WAITING_BYTES
 from gem3d.kernels.backend import interprets_triton
 from gem3d.kernels.insert_slices import accumulator_shape
-from gem3d.settings import ComputeSettings
 
 Asked = Literal["auto", "cpu", "cuda"]
 
@@ -135,22 +134,6 @@ def choose_device(
         raise SettingsError(f"--device cuda: {message}; {advice}, or use --device cpu")
     warn(f"the CPU is used, as {message}; {advice}")
     return CPU
-
-
-def settle_device(
-    settings: ComputeSettings, box_size: int, pixel_size_A: float, last_shell: int, diameter_A: float
-) -> Device:
-    """The device that the settings ask for, made ready on all ranks; parameters and errors as of `choose_device`."""
-    chosen = choose_device(
-        settings.device,
-        box_size=box_size,
-        pixel_size_A=pixel_size_A,
-        last_shell=last_shell,
-        diameter_A=diameter_A,
-    )
-    if settings.deterministic and chosen.name == "cuda":
-        ranks.together(torch.use_deterministic_algorithms, True)
-    return chosen
 
 
 def free_bytes() -> int | None:

@@ -166,7 +166,7 @@ def finish(
     summary = summarise(
         settings, read.refined, read.particle_file, read.counts, read.excluded, fits, final, coverage, described,
         resampled=read.resampled, pixel_size_A=pixel_size_A, box_size=box_size, threads=threads,
-        device=job.device.name,        resumed=checkpoints.going_on,
+        device=job.place.device.name, resumed=checkpoints.going_on,
     )  # fmt: skip
     summary |= read.further
     run_directory.write_json(out / "summary.json", summary | describe_effort(reporter, read.n_images))

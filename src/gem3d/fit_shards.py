@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from gem3d import ranks, run_directory
-from gem3d.device import describe, settle_device
+from gem3d.device import describe
 from gem3d.errors import SettingsError, warn
 from gem3d.finish import ImagesRead, Measures, Reconstruction, finish
 from gem3d.half_maps import Job, from_equations
 from gem3d.particles.image_grids import ImageGrid, Resampled
+from gem3d.place import settle_place
 from gem3d.progress import Reporter
 from gem3d.resume import RunCheckpoints
 from gem3d.settings import FitSettings, PassSettings, ReconstructSettings
@@ -81,16 +82,16 @@ def _fit_shards(
 
     measures = Measures.given(settings, facts.box_size_px, facts.pixel_size_A)
     diameter_A = min(shard.facts.diameter_A for shard in shards)
-    device = settle_device(settings, facts.box_size_px, facts.pixel_size_A, facts.last_shell, diameter_A)
+    place = settle_place(settings, facts.box_size_px, facts.pixel_size_A, facts.last_shell, diameter_A)
     no_halves = np.empty(0, np.int8)  # no image will be read
-    job = Job(whole, reporter, no_halves, facts.last_shell, diameter_A, measures.mask, device)
+    job = Job(whole, reporter, no_halves, facts.last_shell, diameter_A, measures.mask, place)
     identity = hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()[:16]
     checkpoints = RunCheckpoints(out, f"shards, SHA-256 {identity}", whole, None, threads)
     run_directory.prepare(out, overwrite=settings.overwrite, resume=settings.resume)
     reporter.log.open(out / run_directory.RUN_LOG, append=settings.resume)
     checkpoints.begin()
     begun.enter_context(checkpoints.advising())
-    reporter.say(describe(device))
+    reporter.say(describe(place.device))
     _repeat_what_was_said(shards, reporter)
 
     with reporter.stage("add up shards", "shards") as report:

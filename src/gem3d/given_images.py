@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gem3d.device import Device, settle_device
 from gem3d.fit.contrast_sign import refuse_inverted
 from gem3d.fit.observations import Observations
 from gem3d.fit.sample import look_at_sample
 from gem3d.inputs import background_diameter_A, find_images, last_shell_of
 from gem3d.particles import Particles
 from gem3d.particles.image_grids import Resampled, find_resampled
+from gem3d.place import Place, settle_place
 from gem3d.progress import Reporter
 from gem3d.runtime import kernels_are_compiled, return_freed_memory
 from gem3d.settings import PassSettings
@@ -67,10 +67,10 @@ class GivenImages:
         """Of the images."""
         return self.observations.images.particles
 
-    def settle_device(self, settings: PassSettings) -> Device:
+    def settle_place(self, settings: PassSettings) -> Place:
         """Where to compute with them; errors as of `gem3d.device.choose_device`."""
         images = self.observations.images
-        return settle_device(
+        return settle_place(
             settings, images.box_size_px, images.pixel_size_A, self.last_shell, self.diameter_A
         )
 

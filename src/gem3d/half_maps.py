@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from gem3d.assess import automatic_mask, calibrated_fsc
 from gem3d.assess.shells import FloatVolume
-from gem3d.device import CPU, Device
+from gem3d.device import Device
 from gem3d.fit.accumulate import accumulate
 from gem3d.fit.checkpoint import CheckpointOf
 from gem3d.fit.descent import Shapes
@@ -22,6 +23,7 @@ from gem3d.fit.observations import Observations
 from gem3d.fit.result import Fit
 from gem3d.fit.start import Start, start_of_half
 from gem3d.gaussians import Gaussians
+from gem3d.place import Place
 from gem3d.progress import Reporter
 from gem3d.refine.result import HalfMaps
 from gem3d.settings import ReconstructSettings
@@ -38,7 +40,7 @@ class Job:
     last_shell: last Fourier shell to use.
     diameter_A: of the sphere that holds the particle.
     mask: for measuring, where the user gave one.
-    device: where to compute.
+    place: where to compute.
     """
 
     settings: ReconstructSettings
@@ -47,7 +49,7 @@ class Job:
     last_shell: int
     diameter_A: float
     mask: FloatVolume | None
-    device: Device = CPU
+    place: Place = field(default_factory=Place)
 
     @property
     def shapes(self) -> Shapes:
@@ -72,17 +74,23 @@ def read_images(
     checkpoint_of: gives the checkpoint of a stage, from which a killed run goes on; None for none.
     prefix: of the names of the stages.
     """
-    settings, reporter = job.settings, job.reporter
-    seed = settings.seed
-    device = job.device.of_tensors
-    if settings.fit == "volume" and job.device.both_halves:
+    return job.place.compute(
+        partial(_read_images, job, observations, checkpoint_of, prefix), with_others=True
+    )
+
+
+def _read_images(
+    job: Job, observations: Observations, checkpoint_of: CheckpointOf, prefix: str, device: Device
+) -> tuple[tuple[LinearMap, LinearMap], Method]:
+    settings, reporter, seed = job.settings, job.reporter, job.settings.seed
+    if settings.fit == "volume" and device.both_halves:
         with reporter.stage(f"{prefix}accumulate", "images") as report:
             sets = accumulate(
                 observations,
                 job.halves,
                 seed=seed,
                 radius=job.last_shell,
-                device=device,
+                device=device.of_tensors,
                 checkpoint=checkpoint_of("accumulate"),
                 progress=report,
             )
@@ -98,7 +106,7 @@ def read_images(
                 seed=seed,
                 wanted=(number,),
                 radius=job.last_shell,
-                device=device,
+                device=device.of_tensors,
                 checkpoint=checkpoint_of(f"accumulate{number}"),
                 progress=report,
             )[0]
@@ -110,7 +118,7 @@ def read_images(
             del half  # of the particles trained on, training needs no more than the linear map
     both = maps[0], maps[1]
     if settings.fit == "volume":
-        return both, FromEquations(sets_of_halves, job.shapes, checkpoint_of, device)
+        return both, FromEquations(sets_of_halves, job.shapes, checkpoint_of, job.place)
     return both, FromImages(
         held_out,
         noise_power,
@@ -120,7 +128,7 @@ def read_images(
         seed=seed,
         epochs=None if settings.epochs == "auto" else settings.epochs,
         checkpoint_of=checkpoint_of,
-        device=device,
+        place=job.place,
     )
 
 
@@ -132,7 +140,7 @@ def from_equations(
         one, other = (half.linear_map() for half in sets)
     # They wait on the host for their fit: a GPU is not to hold those of both halves and a fit as well.
     on_host = [half.to("cpu") for half in sets]
-    return (one, other), FromEquations(on_host, job.shapes, checkpoint_of, job.device.of_tensors)
+    return (one, other), FromEquations(on_host, job.shapes, checkpoint_of, job.place)
 
 
 def fit_halves(

@@ -78,14 +78,14 @@ def _reconstruct(
     measures = Measures.given(settings, observations.box_size_px, observations.pixel_size_A)
     if refinement is not None:
         refuse_without_micrographs(particles, refinement)
-    device = given.settle_device(settings)
-    job = Job(settings, reporter, halves, given.last_shell, given.diameter_A, measures.mask, device)
+    place = given.settle_place(settings)
+    job = Job(settings, reporter, halves, given.last_shell, given.diameter_A, measures.mask, place)
     checkpoints = RunCheckpoints(out, particles, settings, refinement, threads)
     run_directory.prepare(out, overwrite=settings.overwrite, resume=settings.resume)
     reporter.log.open(out / run_directory.RUN_LOG, append=settings.resume)
     checkpoints.begin()
     begun.enter_context(checkpoints.advising())
-    reporter.say(describe(device))
+    reporter.say(describe(place.device))
     given.look(settings, reporter)
 
     refined = None

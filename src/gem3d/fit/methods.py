@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d import ranks
+from gem3d.device import Device
 from gem3d.fit.checkpoint import CheckpointOf, no_checkpoint
 from gem3d.fit.descent import Shapes
 from gem3d.fit.half_sets import HalfSet, is_held_out
@@ -23,6 +25,7 @@ from gem3d.fit.training_set import TrainingSet
 from gem3d.fit.volume import fit_operators, grid_of, operators_of
 from gem3d.gaussians import Gaussians
 from gem3d.particles import file_order
+from gem3d.place import Place
 
 
 class Method(Protocol):
@@ -58,7 +61,7 @@ class FromEquations:
     Parameters
     ----------
     checkpoint_of: gives the checkpoint of a stage, from which a killed run goes on; None for none.
-    device: where to fit; the equations may lie on the host meanwhile.
+    place: where to fit; the equations may lie on the host meanwhile.
 
     Attributes
     ----------
@@ -73,9 +76,9 @@ class FromEquations:
         sets: Sequence[HalfSet],
         shapes: Shapes,
         checkpoint_of: CheckpointOf = no_checkpoint,
-        device: str = "cpu",
+        place: Place | None = None,
     ) -> None:
-        self._device = device
+        self._place = place or Place()
         self.held_out = (sets[0].held_out, sets[1].held_out)
         self.noise_power = (sets[0].noise_power, sets[1].noise_power)
         self.fits_both = ranks.n_ranks() > 1
@@ -83,26 +86,37 @@ class FromEquations:
         self._shapes, self._checkpoint_of = shapes, checkpoint_of
 
     def fit_half(self, number: int, start: Start, report: Progress, watch: Watch | None = None) -> Fit:
-        return fit_operators(
+        return self._fit(
+            number,
             start.gaussians,
-            *self._operators(number, start.support_A),
+            start.support_A,
             most_gaussians=start.most_gaussians,
-            shapes=self._shapes,
             checkpoint=self._checkpoint_of(f"half{number}"),
             progress=report,
             watch=watch,
         )
 
-    def _operators(self, number: int, support_A: Support) -> tuple[NormalOperator, NormalOperator | None]:
+    def _fit(self, number: int, start: Gaussians, support_A: Support, **options: Any) -> Fit:
+        """Fit a half, with options of `fit_operators`."""
+        return self._place.compute(
+            lambda device: fit_operators(
+                start, *self._operators(number, support_A, device), shapes=self._shapes, **options
+            )
+        )
+
+    def _operators(
+        self, number: int, support_A: Support, device: Device
+    ) -> tuple[NormalOperator, NormalOperator | None]:
         """Of a half, on the device."""
         training, held_out = self._training[number - 1], self.held_out[number - 1]
-        return operators_of(training, held_out, support_A, self._device)
+        return operators_of(training, held_out, support_A, device.of_tensors)
 
     def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit]:
         tasks = []
         for number, start in enumerate(starts, start=1):
-            operators = [each and each.to("cpu") for each in self._operators(number, start.support_A)]
-            tasks.append((start.gaussians, *operators, start.most_gaussians, self._shapes, self._device))
+            there = self._place.compute(partial(self._operators, number, start.support_A))
+            operators = [each and each.to("cpu") for each in there]
+            tasks.append((start.gaussians, *operators, start.most_gaussians, self._shapes, self._place))
         # Half 1 is done here, by the first rank; it alone writes, so half 2 has no checkpoint.
         here = {"checkpoint": self._checkpoint_of("half1"), "progress": report}
         one, other = ranks.each(_fit_half, tasks, here)
@@ -116,11 +130,11 @@ class FromEquations:
         training += self._training[1]
         held_out += self.held_out[1]
         # The sum is that of half 1 now.
-        return fit_operators(
+        return self._fit(
+            1,
             start,
-            *self._operators(1, support_around(start)),
+            support_around(start),
             restart=True,
-            shapes=self._shapes,
             checkpoint=self._checkpoint_of("final"),
             progress=report,
         )
@@ -132,12 +146,16 @@ def _fit_half(
     judge: NormalOperator | None,
     most_gaussians: int,
     shapes: Shapes,
-    device: str,
+    place: Place,
     **of_first: Any,
 ) -> Fit:
     """A task of `ranks.each`."""
-    there = operator.to(device), judge and judge.to(device)
-    return fit_operators(start, *there, most_gaussians=most_gaussians, shapes=shapes, **of_first)
+
+    def fit_on(device: Device) -> Fit:
+        there = operator.to(device.of_tensors), judge and judge.to(device.of_tensors)
+        return fit_operators(start, *there, most_gaussians=most_gaussians, shapes=shapes, **of_first)
+
+    return place.compute(fit_on)
 
 
 class FromImages:
@@ -150,7 +168,7 @@ class FromImages:
     halves: `(n,)`, 1 or 2.
     epochs: of each half; None to choose.
     checkpoint_of: gives the checkpoint of a stage, from which a killed run goes on; None for none.
-    device: where to train.
+    place: where to train.
     """
 
     unit, final_unit = "images", ""
@@ -169,9 +187,9 @@ class FromImages:
         seed: int,
         epochs: int | None,
         checkpoint_of: CheckpointOf,
-        device: str = "cpu",
+        place: Place | None = None,
     ) -> None:
-        self._device = device
+        self._place = place or Place()
         self.held_out = (held_out[0], held_out[1])
         self._noise = noise_power
         self._shapes, self._observations, self._seed, self._epochs = shapes, observations, seed, epochs
@@ -188,25 +206,30 @@ class FromImages:
         held_out = self.held_out[number - 1]
         grid = grid_of(held_out, start.support_A)
         judged = held_out.n_particles > 0
-        return ranks.together(
-            train_on_images,
-            start.gaussians,
-            self._observations,
-            self._noise[number - 1],
-            held_out.radius,
-            images,
-            device=self._device,
-            judged=judged,
-            voxel_size_A=grid.voxel_size_A,
-            epochs=self._epochs or images.epochs,
-            shapes=self._shapes,
-            only_here={
-                "judge": NormalOperator(held_out.to(self._device), grid) if judged else None,
-                "checkpoint": self._checkpoint_of(f"half{number}"),
-                "progress": report,
-                "watch": watch,
-            },
-        )
+
+        def fit_on(device: Device) -> Fit:
+            there = device.of_tensors
+            return ranks.together(
+                train_on_images,
+                start.gaussians,
+                self._observations,
+                self._noise[number - 1],
+                held_out.radius,
+                images,
+                device=there,
+                judged=judged,
+                voxel_size_A=grid.voxel_size_A,
+                epochs=self._epochs or images.epochs,
+                shapes=self._shapes,
+                only_here={
+                    "judge": NormalOperator(held_out.to(there), grid) if judged else None,
+                    "checkpoint": self._checkpoint_of(f"half{number}"),
+                    "progress": report,
+                    "watch": watch,
+                },
+            )
+
+        return self._place.compute(fit_on, with_others=True)
 
     def fit_both(self, starts: Sequence[Start], report: Progress) -> tuple[Fit, Fit]:
         raise NotImplementedError
