@@ -168,14 +168,14 @@ class NormalEquations:
         for x, group in self._columns_with(other):
             shell = shells(extent, x, group.shape[2], there).flatten()
             total += sums_by_shell(shell, group[..., 2].flatten(), 2 * extent)
-            count += torch.bincount(shell, minlength=2 * extent)
+            count += sums_by_shell(shell, torch.ones_like(shell), 2 * extent)
         floor = (WEIGHT_FLOOR * total / count.clamp(min=1)).float()
 
         def regular() -> Iterator[tuple[int, torch.Tensor]]:
             for x, group in self._columns_with(other):
                 shell, weight = shells(extent, x, group.shape[2], there), group[..., 2]
                 reached = weight > floor[shell]
-                reached_count.add_(torch.bincount(shell[reached], minlength=2 * extent))
+                reached_count.add_(sums_by_shell(shell.flatten(), reached.flatten(), 2 * extent))
                 inverse = reached / torch.where(reached, weight, 1.0) / padded**3
                 yield x, torch.complex(group[..., 0] * inverse, group[..., 1] * inverse)
 

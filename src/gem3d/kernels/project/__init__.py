@@ -72,7 +72,7 @@ def project(
         _check(name, tensor, shape, sizes, amplitudes.device)
     if box_size < 1:
         raise ValueError(f"box_size must be at least 1, not {box_size}")
-    if amplitudes.device.type not in ("cpu", "cuda"):
+    if amplitudes.device.type != "cpu" and not uses_triton(amplitudes):
         raise ValueError(f"no projection kernel for device {amplitudes.device}; move the tensors to the CPU")
     if not 0 < tail < 1:
         raise ValueError(f"tail must lie between 0 and 1, not {tail}")
