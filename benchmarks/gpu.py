@@ -19,6 +19,7 @@ from context import Context, SetSpec
 from gem3d.kernels.insert_slices import accumulator_shape, half_plane_weight, insert_slices, weigh_slices
 from gem3d.kernels.project import project
 from gem3d.kernels.voxelize import voxelize
+from gem3d.optics import N_CTF_COEFFICIENTS
 from kernels import scene
 from registry import Measurement, Skipped, Target, benchmark
 from speed import three_maps
@@ -139,7 +140,7 @@ def _insertion(images: int, box: int, device: torch.device) -> Iterator[Measurem
     s = scene(1, images, 1.0, (1.0, 1.0))
     pixels = torch.randn(images, box, box, device=device)
     transforms = torch.fft.rfft2(pixels)
-    coefficients = torch.rand(images, 7, dtype=torch.float64, device=device)
+    coefficients = torch.rand(images, N_CTF_COEFFICIENTS, dtype=torch.float64, device=device)
     weight = half_plane_weight(torch.ones(radius + 1)).to(device)
     shifts, rotations = s.shifts_px.to(device), s.rotations.double().to(device)
     accumulator = torch.zeros(accumulator_shape(radius), device=device)

@@ -23,6 +23,7 @@ from gem3d.kernels.project.reference import project_reference
 from gem3d.kernels.voxelize import cpu as voxelize_cpu
 from gem3d.kernels.voxelize import reference as voxelize_reference
 from gem3d.kernels.voxelize import voxelize
+from gem3d.optics import N_CTF_COEFFICIENTS
 from gem3d.threads import set_threads
 from registry import Measurement, benchmark
 
@@ -135,7 +136,7 @@ def _slices(context: Context) -> Iterator[Measurement]:
     radius = (box - 1) // 2
     s = scene(1, images, 1.0, (1.0, 1.0))
     transforms = torch.fft.rfft2(torch.randn(images, box, box))
-    coefficients = torch.rand(images, 7, dtype=torch.float64)
+    coefficients = torch.rand(images, N_CTF_COEFFICIENTS, dtype=torch.float64)
     weight = half_plane_weight(torch.ones(radius + 1))
     rotations = s.rotations.double()
     per_image = int(torch.count_nonzero(weight))

@@ -273,7 +273,8 @@ def refine_rate(context: Context) -> Iterator[Measurement]:
     power = torch.full((1, radius + 1), float(spec.box_px**2))
     half = ImagesOfHalf(observations, rows, torch.from_numpy(np.array(truth)), torch.ones(radius + 1), power)
     index = torch.from_numpy(rows)
-    start = Estimates.start(observations.rotations[index], observations.shifts_px[index])
+    rotations = torch.from_numpy(observations.images.particles.rotations)
+    start = Estimates.start(rotations[index], observations.shifts_px[index])
     # In units of which a bright truth is to make steps that are taken, not only tried.
     precision = torch.tensor([1e3] * 3 + [1.0] * 2 + [1e-5, 25.0], dtype=torch.float64)
     for name in ("first, to compile", "measured"):

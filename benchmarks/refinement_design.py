@@ -43,7 +43,8 @@ def refine_own_noise(context: Context) -> Iterator[Measurement]:
         known = int(np.flatnonzero(weight > LEAST_WEIGHT).max(initial=4))
         rows = np.flatnonzero(halves == 1)
         index = torch.from_numpy(rows)
-        start = Estimates.start(observations.rotations[index], observations.shifts_px[index])
+        rotations = torch.from_numpy(observations.images.particles.rotations)
+        start = Estimates.start(rotations[index], observations.shifts_px[index])
         true = true_particles(context, spec)
         exact = Estimates.start(
             torch.from_numpy(true.rotations[rows]), torch.from_numpy(true.shifts_A[rows] / spec.pixel_A)

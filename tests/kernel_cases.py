@@ -61,12 +61,28 @@ def random_rotations(n: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(rotations)
 
 
+def random_magnifications(n: int, seed: int = 0) -> torch.Tensor:
+    """Matrices `(n, 2, 2)` that magnify unevenly, by at most a tenth; the first by nothing."""
+    rng = np.random.default_rng(seed)
+    matrices = np.eye(2) + rng.uniform(-0.05, 0.05, (n, 2, 2))
+    matrices[0] = np.eye(2)
+    return torch.from_numpy(matrices)
+
+
+def random_cameras(n: int, seed: int = 0) -> torch.Tensor:
+    """`random_rotations`, magnified."""
+    cameras = random_rotations(n, seed)
+    cameras[:, :2] = random_magnifications(n, seed).mT @ cameras[:, :2]
+    return cameras
+
+
 def random_ctf_coefficients(n: int, seed: int = 0) -> torch.Tensor:
-    """Coefficients `(n, 7)` as of `gem3d.optics.ctf_coefficients`, astigmatic and with a B factor."""
+    """Coefficients `(n, 15)` as of `gem3d.optics.ctf_coefficients`, with all that they can tell."""
     rng = np.random.default_rng(seed)
     columns = [rng.uniform(-900, -400, n), rng.uniform(-50, 50, n), rng.uniform(-900, -400, n)]
-    columns += [np.full(n, 300.0), np.full(n, -0.1), rng.uniform(0, 20, n), rng.uniform(0.8, 1.2, n)]
-    return torch.from_numpy(np.stack(columns, axis=1))
+    columns += [mean + rng.uniform(-90, 90, n) for mean in (300.0, 0.0, 600.0, 0.0, 300.0)]
+    columns += [np.full(n, -0.1), rng.uniform(0, 20, n), rng.uniform(0.8, 1.2, n)]
+    return torch.from_numpy(np.column_stack([*columns, random_magnifications(n, seed).reshape(n, 4)]))
 
 
 def random_slices(n: int, radius: int, seed: int = 1) -> torch.Tensor:

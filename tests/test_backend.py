@@ -7,6 +7,7 @@ import torch
 
 from gem3d.kernels.backend import load_gpu
 from gem3d.kernels.insert_slices import half_plane_weight, per_fourier_pixel
+from gem3d.optics import N_CTF_COEFFICIENTS
 
 
 def test_work_on_a_gpu_without_triton_says_what_to_install(monkeypatch):
@@ -18,4 +19,4 @@ def test_work_on_a_gpu_without_triton_says_what_to_install(monkeypatch):
 def test_weights_and_coefficients_stay_on_their_device():
     """On the device whose tensors have no values: what needs a value on the host would fail."""
     assert half_plane_weight(torch.ones(8, device="meta")).device.type == "meta"
-    assert per_fourier_pixel(torch.ones(3, 7, device="meta"), 0.01).device.type == "meta"
+    assert per_fourier_pixel(torch.ones(3, N_CTF_COEFFICIENTS, device="meta"), 0.01).device.type == "meta"

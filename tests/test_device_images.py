@@ -305,7 +305,7 @@ def equations(observations: Observations, batches, spectrum: NoiseSpectrum):
         weighted = weigh_slices(transforms, ctfs, shifts, flat, step)
         if weight is not None:
             weighted *= weight[:, None, None, None]
-        insert_slices(accumulator, weighted, observations.rotations[here])
+        insert_slices(accumulator, weighted, observations.cameras[here])
         spectrum.add(torch.as_tensor(images), weight)
     return accumulator, spectrum.power()
 

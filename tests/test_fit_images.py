@@ -45,7 +45,7 @@ def test_loss_and_gradient_are_those_of_the_plain_formula(box: int) -> None:
         exact.masses / PIXEL_A**3,
         exact.centres_A / PIXEL_A,
         exact.covariances_A2() / PIXEL_A**2,
-        observations.rotations[rows],
+        observations.cameras[rows],
         observations.shifts_px[rows],
         box,
     )

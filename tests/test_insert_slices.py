@@ -7,7 +7,7 @@ from gem3d.kernels import insert_slices as kernel
 from gem3d.kernels.insert_slices import reference
 from gem3d.optics import contrast_transfer_function
 from gem3d.threads import available_threads, set_threads
-from kernel_cases import random_ctf_coefficients, random_rotations, random_slices
+from kernel_cases import random_cameras, random_ctf_coefficients, random_rotations, random_slices
 
 
 @pytest.mark.parametrize(("box_size", "radius"), [(16, 7), (15, 7), (32, 15), (32, 9)])
@@ -29,10 +29,11 @@ def test_weighing_equals_reference(box_size, radius, with_ctf):
 
 
 @pytest.mark.parametrize("radius", [7, 15, 20])
-def test_insertion_equals_reference(radius):
+@pytest.mark.parametrize("matrices_of", [random_rotations, random_cameras])
+def test_insertion_equals_reference(radius, matrices_of):
     n = 9
     weighted = random_slices(n, radius)
-    rotations = random_rotations(n)
+    rotations = matrices_of(n)
     found = torch.zeros(kernel.accumulator_shape(radius))
     kernel.insert_slices(found, weighted, rotations)
     expected = torch.zeros(kernel.accumulator_shape(radius), dtype=torch.float64)
@@ -51,6 +52,19 @@ def test_result_does_not_depend_on_the_number_of_threads():
         results.append(accumulator)
     set_threads(available_threads())
     assert torch.equal(results[0], results[1])
+
+
+@pytest.mark.parametrize("factor", [1.001, 1.1, 40.0, 1e9])
+def test_matrices_that_stretch_write_nothing_outside(factor):
+    radius = 7
+    shape = kernel.accumulator_shape(radius)
+    guarded = torch.zeros(3, *shape)
+    rotations = random_rotations(20) * factor
+    kernel.insert_slices(guarded[1], random_slices(20, radius), rotations)
+    assert float(guarded[0].abs().sum() + guarded[2].abs().sum()) == 0
+    expected = torch.zeros(shape, dtype=torch.float64)
+    reference.insert_slices(expected, random_slices(20, radius).double(), rotations)
+    assert float((guarded[1] - expected).norm()) < 1e-6 * float(expected.norm())
 
 
 def test_every_sample_is_inserted_once():

@@ -216,7 +216,7 @@ def test_particles_of_every_grid_are_refined(mixed: Mixed) -> None:
     observations = observations.at(replace(given, shifts_A=given.shifts_A + moved_A))
     images = ImagesOfHalf(observations, rows, density, torch.ones(18), half.noise_power)
     index = torch.from_numpy(rows)
-    begin = Estimates.start(observations.rotations[index], observations.shifts_px[index])
+    begin = Estimates.start(torch.from_numpy(given.rotations)[index], observations.shifts_px[index])
     precision = torch.tensor([1e3] * 3 + [0.5] * 2 + [torch.inf] * 2, dtype=torch.float64)
     left_A = np.full((len(rows), 2), np.nan)
     for batch in images.batches(np.arange(len(rows))):

@@ -9,15 +9,17 @@ from gem3d.errors import MapError
 from gem3d.fit.normal_equations import NormalEquations
 from gem3d.fit.operator import Grid, NormalOperator
 from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, weigh_slices
+from gem3d.optics import MAGNIFICATION, NO_MAGNIFICATION, contrast_transfer_function
+from kernel_cases import random_ctf_coefficients
 
 PIXEL_A = 1.5
 
 
 def coefficients(n):
-    base = torch.tensor([-600.0, 30.0, -650.0, 200.0, -0.1, 5.0, 1.0], dtype=torch.float64)
-    return base + torch.rand(n, 7, generator=torch.Generator().manual_seed(3)) * torch.tensor(
-        [90.0] * 3 + [9.0, 0, 0, 0]
-    )
+    found = random_ctf_coefficients(n)
+    # Of magnified slices, what lies beyond the last shell is left out.
+    found[:, MAGNIFICATION] = torch.tensor(NO_MAGNIFICATION, dtype=torch.float64)
+    return found
 
 
 def accumulate(images, rotations, shifts, noise):
@@ -33,8 +35,6 @@ def accumulate(images, rotations, shifts, noise):
 
 def brute_force_loss(volume, images, rotations, shifts, noise):
     """sum_i sum_k |Y - C exp(-2 pi i k t) V(A^T k)|^2 / sigma^2 less sum |Y|^2 / sigma^2, by direct Fourier sums."""
-    from gem3d.optics import contrast_transfer_function
-
     box = images.shape[-1]
     radius = (box - 1) // 2
     k = torch.arange(-radius, radius + 1, dtype=torch.float64)

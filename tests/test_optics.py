@@ -12,6 +12,7 @@ import torch
 
 from gem3d.optics import (
     N_CTF_COEFFICIENTS,
+    camera_matrices,
     contrast_transfer_function,
     ctf_coefficients,
     electron_wavelength_A,
@@ -101,6 +102,26 @@ def test_envelope() -> None:
     torch.testing.assert_close(damped[0], ctf_of(one_particle())[0] * torch.exp(-25.0 * (kx**2 + ky**2)))
 
 
+def test_a_magnified_image_shows_other_frequencies() -> None:
+    matrix = np.array([[1.02, 0.01], [-0.005, 0.97]])
+    plain = one_particle(phase_shift_deg=30.0, ctf_bfactor_A2=40.0)
+    (group,) = plain.optics
+    magnified = replace(plain, optics=(replace(group, magnification=tuple(matrix.ravel().tolist())),))
+    kx, ky = torch.meshgrid(*(torch.linspace(-0.4, 0.4, 9, dtype=torch.float64),) * 2, indexing="xy")
+    u, v = (row[0] * kx + row[1] * ky for row in matrix)
+    found, expected = (
+        contrast_transfer_function(torch.tensor(ctf_coefficients(particles)), *frequency)
+        for particles, frequency in ((magnified, (kx, ky)), (plain, (u, v)))
+    )
+    torch.testing.assert_close(found, expected)
+    # A slice at A^T M k is one at (M^T A)^T k, and the third row is that of the pose.
+    pose = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    camera = camera_matrices(replace(magnified, rotations=pose[None]))[0]
+    k = np.array([0.1, -0.3])
+    np.testing.assert_allclose(camera[:2].T @ k, pose.T @ [*(matrix @ k), 0], rtol=1e-12)
+    np.testing.assert_array_equal(camera[2], pose[2])
+
+
 def test_each_particle_has_its_group() -> None:
     groups = (OpticsGroup("a", 1.2, 64, 300.0, 2.7, 0.1), OpticsGroup("b", 1.2, 64, 200.0, 1.4, 0.07))
     particles = one_particle()
@@ -121,7 +142,8 @@ def test_gradients_are_finite_without_astigmatism() -> None:
     for tensor in (coefficients, kx, ky):
         assert tensor.grad is not None
         assert torch.isfinite(tensor.grad).all()
-    small = torch.tensor([[3.0, -1.0, 2.0, 1.5, -0.1, 0.3, 0.9]], dtype=torch.float64, requires_grad=True)
+    values = [3.0, -1.0, 2.0, 1.5, 0.5, 2.5, -0.5, 1.3, -0.1, 0.3, 0.9, 1.1, 0.2, -0.1, 0.9]
+    small = torch.tensor([values], dtype=torch.float64, requires_grad=True)
     k = torch.linspace(-1, 1, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda c, x: contrast_transfer_function(c, x[None], x[:, None]), (small, k)

@@ -115,7 +115,7 @@ def test_losses_of_images_by_shell(made: Simulation, last_shell: int) -> None:
         gaussians.masses.double() / PIXEL_A**3,
         gaussians.centres_A.double() / PIXEL_A,
         gaussians.covariances_A2().double() / PIXEL_A**2,
-        observed.rotations[rows],
+        observed.cameras[rows],
         observed.shifts_px[rows],
         BOX,
     )
@@ -175,7 +175,7 @@ def test_the_gain_is_that_of_the_likelihood_of_pixels(made: Simulation) -> None:
         gaussians.masses / PIXEL_A**3,
         gaussians.centres_A / PIXEL_A,
         gaussians.covariances_A2() / PIXEL_A**2,
-        observed.rotations[rows].float(),
+        observed.cameras[rows].float(),
         observed.shifts_px[rows].float(),
         BOX,
     ).numpy()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from gem3d.kernels.insert_slices import PADDING, half_plane_weight
-from gem3d.optics import ctf_coefficients, defocus_rates
+from gem3d.optics import NO_MAGNIFICATION, ctf_coefficients, defocus_rates
 from gem3d.particles import Particles
 from gem3d.refine.estimates import Estimates
 from gem3d.refine.images import ImagesInHand
@@ -27,6 +27,7 @@ from gem3d.structures import packaged_structure
 
 BOX, PIXEL_A = 48, 4.4
 INFINITE = math.inf
+Matrix = tuple[float, float, float, float]
 POSES = torch.tensor([1e-4] * 5 + [INFINITE] * 2, dtype=torch.float64)
 """Next to no prior on poses and shifts; defocus and contrast stay."""
 
@@ -51,10 +52,13 @@ def test_transform_of_a_map(box: int) -> None:
 class Case:
     """Images of the packaged structure, and the map that they are images of."""
 
-    def __init__(self, n: int, noise: float = 0.0, seed: int = 0, radius: int = 20) -> None:
+    def __init__(
+        self, n: int, noise: float = 0.0, seed: int = 0, radius: int = 20, matrix: Matrix = NO_MAGNIFICATION
+    ) -> None:
         rng = np.random.default_rng(seed)
         model = forward_model(packaged_structure(), BOX, PIXEL_A)
-        self.true: Particles = draw_particles(n, BOX, PIXEL_A, rng, source=None, stack="none.mrcs")
+        true: Particles = draw_particles(n, BOX, PIXEL_A, rng, source=None, stack="none.mrcs")
+        self.true = replace(true, optics=(replace(true.optics[0], magnification=matrix),))
         images = noise_free_images(model, self.true)
         self.power = max(noise, 0.01) ** 2 * float(images.var()) * BOX * BOX
         images += (
@@ -105,8 +109,9 @@ def off_by(start: Estimates, angle_deg: float, shift_px: float, seed: int) -> Es
     return start.changed(change)
 
 
-def test_noise_free_images_lead_back_from_5_degrees_and_3_pixels() -> None:
-    case = Case(60)
+@pytest.mark.parametrize("matrix", [NO_MAGNIFICATION, (1.03, 0.02, -0.01, 0.98)])
+def test_noise_free_images_lead_back_from_5_degrees_and_3_pixels(matrix: Matrix) -> None:
+    case = Case(60, matrix=matrix)
     begin = off_by(case.estimates(case.true), 5.0, 3.0, seed=1)
     # As the rounds do: coarse shells first.
     found = refine_batch(case.images(6).compare, begin, begin, POSES).estimates

@@ -84,7 +84,7 @@ found[-1].square().sum().backward()
 found += [leaf.grad for leaf in leaves[:3]]
 images = torch.randn(5, 32, 32, generator=g).numpy()
 normalise_background(images, 12.0)
-ctf = torch.rand(5, 7, generator=g, dtype=torch.float64)
+ctf = torch.rand(5, 15, generator=g, dtype=torch.float64)
 weight = half_plane_weight(torch.ones(16))
 weighted = weigh_slices(torch.fft.rfft2(torch.from_numpy(images)), ctf, torch.zeros(5, 2), weight, 0.1)
 accumulator = torch.zeros(accumulator_shape(15))

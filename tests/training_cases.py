@@ -17,7 +17,7 @@ from gem3d.fit.observations import Observations
 from gem3d.gaussians import Gaussians, initialise_random
 from gem3d.kernels.insert_slices import half_plane_weight, insert_slices, weigh_slices
 from gem3d.kernels.project import project
-from gem3d.optics import contrast_transfer_function
+from gem3d.optics import NO_MAGNIFICATION, contrast_transfer_function
 from gem3d.particles import ExcludedImages, ImageBatch, ImageGrid
 from gem3d.particles.image_source import Preparation
 
@@ -52,7 +52,9 @@ def observe(truth: Gaussians, n: int, box: int, *, noise: float = 0.0, seed: int
     rng = np.random.default_rng(seed)
     rotations = torch.tensor(Rotation.random(n, rng=rng).as_matrix())
     shifts = torch.tensor(rng.uniform(-1.5, 1.5, (n, 2)))
-    optics = np.tile([-600.0, 30.0, -650.0, 200.0, -0.1, 5.0, 1.0], (n, 1))
+    optics = np.tile(
+        [-600.0, 30.0, -650.0, 200.0, 0.0, 400.0, 0.0, 200.0, -0.1, 5.0, 1.0, *NO_MAGNIFICATION], (n, 1)
+    )
     optics[:, :3] += rng.uniform(0, 90, (n, 3))
     coefficients = torch.tensor(optics)
     images = project_images(truth, rotations.float(), shifts.float(), box)
@@ -99,5 +101,5 @@ def equations_of(observations: Observations, rows: np.ndarray, noise: torch.Tens
         half_plane_weight(1 / noise),
         1 / (box * PIXEL_A),
     )
-    insert_slices(equations.accumulator, weighted, observations.rotations[rows])
+    insert_slices(equations.accumulator, weighted, observations.cameras[rows])
     return replace(equations, n_particles=len(rows))

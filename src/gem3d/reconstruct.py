@@ -119,7 +119,7 @@ def _reconstruct(
         counts=(int((halves[used] == 1).sum()), int((halves[used] == 2).sum())),
         n_images=len(halves),
         excluded=excluded.counts(),
-        rotations=observations.rotations.numpy()[used],
+        rotations=(particles if refined is None else refined.particles).rotations[used],
         resampled=given.resampled,
         refined=refined,
     )

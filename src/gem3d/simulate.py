@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from gem3d.atomic import refusing, replacing, reserve
 from gem3d.errors import RunDirectoryError, SettingsError, warn
 from gem3d.maps import MAP_SUFFIXES, Map, read_map, write_map
-from gem3d.optics import contrast_transfer_function, ctf_coefficients, phase_factors
+from gem3d.optics import (
+    BLUR,
+    camera_matrices,
+    contrast_transfer_function,
+    ctf_coefficients,
+    phase_factors,
+)
 from gem3d.particles import Particles, write_relion_star
 from gem3d.simulate_models import ForwardModel, GaussianModel, SliceModel, integer_frequencies
 from gem3d.simulate_particles import draw_particles, perturb_particles
@@ -181,15 +187,15 @@ def noise_free_images(
     size, pixel_size_A = particles.box_size_px, particles.pixel_size_A
     ky, kx = (torch.tensor(k / (size * pixel_size_A)) for k in integer_frequencies(size))
     coefficients = ctf_coefficients(particles)
-    coefficients[:, 5] += envelope_bfactor_A2 / 4
+    coefficients[:, BLUR] += envelope_bfactor_A2 / 4
     ctf = contrast_transfer_function(
         torch.tensor(coefficients, dtype=torch.float32), kx[None].float(), ky[:, None].float()
     )
-    transforms = model.transforms(particles.rotations, particles.shifts_A / pixel_size_A)
+    transforms = model.transforms(camera_matrices(particles), particles.shifts_A / pixel_size_A)
     for index, group in enumerate(particles.optics):
         if any(group.phase_coefficients):
             mine = torch.from_numpy(particles.optics_index == index)
-            transforms[mine] *= phase_factors(group.phase_coefficients, size, pixel_size_A)
+            transforms[mine] *= phase_factors(group, size, pixel_size_A)
     images: torch.Tensor = torch.fft.irfft2(transforms * ctf, s=(size, size))
     return images
 

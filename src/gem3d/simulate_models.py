@@ -37,8 +37,11 @@ KERNEL_BETA = 2.3 * KERNEL_WIDTH
 class ForwardModel(Protocol):
     """A density that can be projected."""
 
-    def transforms(self, rotations: NDArray[np.float64], shifts_px: NDArray[np.float64]) -> torch.Tensor:
-        """`rfft2` of the images at `(b, 3, 3)` poses and `(b, 2)` shifts: `(b, D, D//2 + 1)` complex64."""
+    def transforms(self, cameras: NDArray[np.float64], shifts_px: NDArray[np.float64]) -> torch.Tensor:
+        """`rfft2` of the images at `(b, 3, 3)` poses and `(b, 2)` shifts: `(b, D, D//2 + 1)` complex64.
+
+        The poses may hold a magnification, see `gem3d.optics.camera_matrices`.
+        """
 
     def truth(self) -> NDArray[np.float32]:
         """The volume `(D, D, D)`, mass per voxel."""
@@ -98,12 +101,12 @@ class GaussianModel:
         )
         return transfer
 
-    def transforms(self, rotations: NDArray[np.float64], shifts_px: NDArray[np.float64]) -> torch.Tensor:
+    def transforms(self, cameras: NDArray[np.float64], shifts_px: NDArray[np.float64]) -> torch.Tensor:
         images = project(
             self.amplitudes,
             self.means,
             self.covariances,
-            torch.tensor(rotations, dtype=torch.float32),
+            torch.tensor(cameras, dtype=torch.float32),
             torch.tensor(shifts_px * (self.fine_size / self.size), dtype=torch.float32),
             self.fine_size,
         )
@@ -149,13 +152,13 @@ class SliceModel:
         self._ky, self._kx = ky.astype(np.float64), kx.astype(np.float64)
         self._mask = below_nyquist(box_size_px)
 
-    def transforms(self, rotations: NDArray[np.float64], shifts_px: NDArray[np.float64]) -> torch.Tensor:
-        slices = np.zeros((len(rotations), *self._mask.shape), dtype=np.complex64)
+    def transforms(self, cameras: NDArray[np.float64], shifts_px: NDArray[np.float64]) -> torch.Tensor:
+        slices = np.zeros((len(cameras), *self._mask.shape), dtype=np.complex64)
         in_shares(
             _central_slices,
-            len(rotations),
+            len(cameras),
             self._transform,
-            rotations,
+            cameras,
             self._ky,
             self._kx,
             self._mask,
@@ -223,7 +226,7 @@ def _central_slices(
     begin: int,
     end: int,
     transform: NDArray[np.complex64],
-    rotations: NDArray[np.float64],
+    cameras: NDArray[np.float64],
     ky: NDArray[np.float64],
     kx: NDArray[np.float64],
     mask: NDArray[np.bool_],
@@ -233,7 +236,7 @@ def _central_slices(
     size = transform.shape[0]
     limit = size / 2
     for b in range(begin, end):
-        a = rotations[b]
+        a = cameras[b]
         weights = np.empty((3, KERNEL_WIDTH))
         first = np.empty(3, dtype=np.int64)
         for row in range(len(ky)):

@@ -12,7 +12,13 @@ from gem3d.kernels.backend import interprets_triton
 from gem3d.kernels.insert_slices import cpu, reference
 from gem3d.kernels.insert_slices import gpu as triton_version
 from gem3d.optics import contrast_transfer_function
-from kernel_cases import random_ctf_coefficients, random_rotations, random_slices, relative_rms
+from kernel_cases import (
+    random_cameras,
+    random_ctf_coefficients,
+    random_rotations,
+    random_slices,
+    relative_rms,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -90,9 +96,10 @@ def test_weighing_fills_memory_that_it_is_given(gpu):
 
 
 @pytest.mark.parametrize("radius", [1, 4, 7])
-def test_insertion_equals_reference(radius, either_way, gpu):
+@pytest.mark.parametrize("matrices_of", [random_rotations, random_cameras])
+def test_insertion_equals_reference(radius, matrices_of, either_way, gpu):
     """Views along the axes first: their samples lie on the borders of cells."""
-    weighted, rotations = random_slices(6, radius), random_rotations(6)
+    weighted, rotations = random_slices(6, radius), matrices_of(6)
     expected = expected_of(weighted, rotations)
     found = inserted(weighted, rotations, gpu)
     assert relative_rms(found, expected) < 1e-6

@@ -126,7 +126,7 @@ def _accumulate(
     mine = ranks.share_of(len(todo), BATCH_SIZE)
     tables = [
         table.to(there)
-        for table in (observations.ctf_coefficients, observations.shifts_px, observations.rotations)
+        for table in (observations.ctf_coefficients, observations.shifts_px, observations.cameras)
     ]
     arrivals = Arrivals(observations, order[todo[mine.start : mine.stop]], BATCH_SIZE, there)
     for batch in arrivals:
@@ -135,10 +135,10 @@ def _accumulate(
         edges = np.searchsorted(member[batch.rows], (*members, max(members) + 1))
         for (slices, sample_weight), begin, end in zip(members.values(), edges[:-1], edges[1:], strict=True):
             weight = None if batch.weight is None else batch.weight[begin:end]
-            images, coefficients, shifts_px, rotations = (
+            images, coefficients, shifts_px, cameras = (
                 values[begin:end] for values in (transforms, *of_images)
             )
-            slices.add(images, coefficients, shifts_px, rotations, sample_weight, weight)
+            slices.add(images, coefficients, shifts_px, cameras, sample_weight, weight)
         state.n_here += batch.n_read
         while state.n_here >= (turns + 1) * turn:
             turns += 1

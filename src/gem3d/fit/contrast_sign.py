@@ -92,7 +92,7 @@ class BlobCorrelation:
     def add(
         self, images: NDArray[np.float32], ctf_coefficients: torch.Tensor, shifts_px: torch.Tensor
     ) -> None:
-        """Compare `(b, D, D)` images; CTFs `(b, 7)` of `gem3d.optics` and shifts `(b, 2)` are theirs."""
+        """Compare `(b, D, D)` images; CTFs `(b, 15)` of `gem3d.optics` and shifts `(b, 2)` are theirs."""
         transforms = self._transform(torch.from_numpy(images))
         ctf = contrast_transfer_function(
             ctf_coefficients.float(), self._kx_px / self._pixel_size_A, self._ky_px / self._pixel_size_A

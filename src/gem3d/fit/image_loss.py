@@ -35,14 +35,14 @@ class Measured(NamedTuple):
     Attributes
     ----------
     transforms: `(b, D, D // 2 + 1)` complex64.
-    rotations: `(b, 3, 3)` float32.
+    cameras: `(b, 3, 3)` float32.
     shifts_px: `(b, 2)` float32.
-    ctf_coefficients: `(b, 7)` float32.
+    ctf_coefficients: `(b, 15)` float32.
     grid_index: `(b,)` int64.
     """
 
     transforms: torch.Tensor
-    rotations: torch.Tensor
+    cameras: torch.Tensor
     shifts_px: torch.Tensor
     ctf_coefficients: torch.Tensor
     grid_index: torch.Tensor
@@ -89,7 +89,7 @@ class ImageLoss:
         observed = self._observations
         return Measured(
             transforms,
-            send(observed.rotations[rows].float(), self._device),
+            send(observed.cameras[rows].float(), self._device),
             send(observed.shifts_px[rows].float(), self._device),
             send(observed.ctf_coefficients[rows].float(), self._device),
             send(self._grid[rows].long(), self._device),
@@ -142,7 +142,7 @@ class ImageLoss:
             gaussians.masses / pixel_size_A**3,
             gaussians.centres_A / pixel_size_A,
             gaussians.covariances_A2() / pixel_size_A**2,
-            images.rotations,
+            images.cameras,
             images.shifts_px,
             self._observations.box_size_px,
             TAIL,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from gem3d.fit.device_batches import DeviceBatches
-from gem3d.optics import ctf_coefficients, phase_factors
+from gem3d.optics import camera_matrices, ctf_coefficients, phase_factors
 from gem3d.particles import (
     ExcludedImages,
     ImageBatch,
@@ -32,8 +32,8 @@ class Observations:
     particle_radius_px: outside it lies the background of the normalisation and of the noise estimate, in pixels of
         the common grid, as are box size, pixel size and shifts.
     normalise: give each image's background mean 0 and standard deviation 1.
-    ctf_coefficients: `(n, 7)` float64, see `gem3d.optics`.
-    rotations: `(n, 3, 3)` float64 poses.
+    ctf_coefficients: `(n, 15)` float64, see `gem3d.optics`.
+    cameras: `(n, 3, 3)` float64 poses, with the magnification of the microscope: see `gem3d.optics.camera_matrices`.
     shifts_px: `(n, 2)` float64, where the particle's centre appears.
     excluded: images that were found to be of no use: one record for all that go back to the same set.
     """
@@ -42,7 +42,7 @@ class Observations:
     particle_radius_px: float
     normalise: bool
     ctf_coefficients: torch.Tensor
-    rotations: torch.Tensor
+    cameras: torch.Tensor
     shifts_px: torch.Tensor
     excluded: ExcludedImages
 
@@ -55,8 +55,8 @@ class Observations:
 
     def at(self, particles: Particles) -> Observations:
         """The same images at other poses, shifts and CTFs of their particles."""
-        coefficients, rotations, shifts_px = _poses_and_ctfs(particles, self.pixel_size_A)
-        return replace(self, ctf_coefficients=coefficients, rotations=rotations, shifts_px=shifts_px)
+        coefficients, cameras, shifts_px = _poses_and_ctfs(particles, self.pixel_size_A)
+        return replace(self, ctf_coefficients=coefficients, cameras=cameras, shifts_px=shifts_px)
 
     @property
     def box_size_px(self) -> int:
@@ -134,7 +134,7 @@ class Observations:
                 continue
             mine = np.flatnonzero(particles.optics_index[rows] == index)
             if len(mine):
-                factors = phase_factors(group.phase_coefficients, self.box_size_px, self.pixel_size_A, device)
+                factors = phase_factors(group, self.box_size_px, self.pixel_size_A, device)
                 transforms[send(torch.from_numpy(mine), device)] *= factors.conj()
         return transforms
 
@@ -153,6 +153,6 @@ def _poses_and_ctfs(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return (
         torch.from_numpy(ctf_coefficients(particles)),
-        torch.from_numpy(np.ascontiguousarray(particles.rotations)),
+        torch.from_numpy(np.ascontiguousarray(camera_matrices(particles))),
         torch.from_numpy(particles.shifts_A / pixel_size_A),
     )

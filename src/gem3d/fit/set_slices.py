@@ -28,7 +28,7 @@ class SlicesOfSet:
         self.equations = NormalEquations.zeros(box_size_px, pixel_size_A, radius, device)
         shape = slice_shape(radius)
         self._waiting = torch.empty((max(8, WAITING_BYTES // (4 * math.prod(shape))), *shape), device=device)
-        self._rotations = torch.empty((len(self._waiting), 3, 3), dtype=torch.float64, device=device)
+        self._cameras = torch.empty((len(self._waiting), 3, 3), dtype=torch.float64, device=device)
         self._n_waiting = 0
 
     def add(
@@ -36,11 +36,16 @@ class SlicesOfSet:
         transforms: torch.Tensor,
         ctf_coefficients: torch.Tensor,
         shifts_px: torch.Tensor,
-        rotations: torch.Tensor,
+        cameras: torch.Tensor,
         sample_weight: torch.Tensor,
         weight: torch.Tensor | None = None,
     ) -> None:
-        """Take the slices of some images; parameters as of `weigh_slices`, and a factor `(b,)` of each."""
+        """Take the slices of some images; parameters as of `weigh_slices` and `insert_slices`.
+
+        Parameters
+        ----------
+        weight: `(b,)` a further factor of each slice.
+        """
         done = 0
         step_per_A = 1 / (self.equations.box_size_px * self.equations.pixel_size_A)
         while done < len(transforms):
@@ -58,7 +63,7 @@ class SlicesOfSet:
             )
             if weight is not None:
                 self._waiting[slots] *= weight[taken, None, None, None]
-            self._rotations[slots] = rotations[taken]
+            self._cameras[slots] = cameras[taken]
             self._n_waiting += n
             done += n
 
@@ -68,10 +73,10 @@ class SlicesOfSet:
         return {
             "accumulator": self.equations.accumulator,
             "waiting": self._waiting[waiting],
-            "rotations": self._rotations[waiting],
+            "cameras": self._cameras[waiting],
         }
 
-    def restore(self, accumulator: torch.Tensor, waiting: torch.Tensor, rotations: torch.Tensor) -> None:
+    def restore(self, accumulator: torch.Tensor, waiting: torch.Tensor, cameras: torch.Tensor) -> None:
         """Go on from such tensors.
 
         Raises
@@ -84,7 +89,7 @@ class SlicesOfSet:
         self.equations = replace(self.equations, accumulator=accumulator.to(there))
         self._n_waiting = len(waiting)
         self._waiting[: self._n_waiting] = waiting
-        self._rotations[: self._n_waiting] = rotations
+        self._cameras[: self._n_waiting] = cameras
 
     def finish(self, n_particles: int) -> NormalEquations:
         """The equations of every image added, of which so many count."""
@@ -94,5 +99,5 @@ class SlicesOfSet:
     def insert(self) -> None:
         """Insert the slices that wait."""
         waiting = slice(0, self._n_waiting)
-        insert_slices(self.equations.accumulator, self._waiting[waiting], self._rotations[waiting])
+        insert_slices(self.equations.accumulator, self._waiting[waiting], self._cameras[waiting])
         self._n_waiting = 0

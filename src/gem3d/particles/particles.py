@@ -16,6 +16,8 @@ class OpticsGroup:
     Attributes
     ----------
     phase_coefficients: of the phase that antisymmetric aberrations give, see `gem3d.optics.antisymmetric_phase`.
+    gamma_coefficients: what symmetric aberrations add to the first nine of `gem3d.optics.ctf_coefficients`.
+    magnification: (xx, xy, yx, yy) of the matrix M: the image shows at the frequency k what a true one shows at M k.
     """
 
     name: str
@@ -25,6 +27,8 @@ class OpticsGroup:
     spherical_aberration_mm: float
     amplitude_contrast: float
     phase_coefficients: tuple[float, ...] = field(default=(0.0,) * 6, kw_only=True)
+    gamma_coefficients: tuple[float, ...] = field(default=(0.0,) * 9, kw_only=True)
+    magnification: tuple[float, float, float, float] = field(default=(1.0, 0.0, 0.0, 1.0), kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from gem3d.assess.shells import FloatVolume
 from gem3d.errors import warn
 from gem3d.fit.checkpoint import Checkpoint
 from gem3d.fit.observations import Observations
+from gem3d.optics import BLUR
 from gem3d.particles import Particles, file_order
 from gem3d.progress import Reporter
 from gem3d.refine.estimates import DEFOCUS, Estimates
@@ -92,7 +93,7 @@ class _Course:
 
     def _given_poses(self, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         index = torch.from_numpy(rows)
-        return self.given.rotations[index], self.given.shifts_px[index]
+        return torch.from_numpy(self.given.images.particles.rotations[rows]), self.given.shifts_px[index]
 
     def judge(self, calibrated: CalibratedFSC) -> bool:
         """Whether to refine against maps; ends the course where not, or where this was the last round."""
@@ -170,7 +171,7 @@ class _Course:
         """The observations at the present estimates."""
         observations = self.given.at(self.particles_now())
         if self.settings.weigh_by_width:
-            observations.ctf_coefficients[:, 5] += torch.from_numpy(self._per_particle(self._blur))
+            observations.ctf_coefficients[:, BLUR] += torch.from_numpy(self._per_particle(self._blur))
         return observations
 
     def particles_now(self) -> Particles:

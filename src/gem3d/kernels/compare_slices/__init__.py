@@ -50,11 +50,12 @@ def compare_slices(
 
     Parameters
     ----------
-    volume: `volume_shape(r)` float32, r not below the radius of `sample_weight`.
+    volume: `volume_shape(r)` float32, r not below the radius of `sample_weight`. Beyond r, where magnified slices may
+        reach, it counts as zero.
     transforms: `(b, D, D//2 + 1)` complex64, rfft2 of the images as stored (centre at pixel D//2).
     rotations: `(b, 3, 3)` poses A.
     shifts_px: `(b, 2)` where the map's centre appears, relative to pixel D//2.
-    ctf_coefficients: `(b, 7)`, see `gem3d.optics`.
+    ctf_coefficients: `(b, 15)`, see `gem3d.optics`; the slice is magnified as they say.
     defocus_rates: `(b,)` change of the CTF's coefficients 0 and 2 per A of defocus.
     contrasts: `(b,)` factor of each slice.
     sample_weight: `(2 radius + 1, radius + 1)` float32 from `gem3d.kernels.insert_slices.half_plane_weight`; with

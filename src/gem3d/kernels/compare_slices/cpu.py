@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.kernels.compare_slices.reference import N_PARAMETERS
-from gem3d.kernels.insert_slices.cpu import sin_pi
+from gem3d.kernels.ctf import half_turns, magnified, of_image, sin_pi
 from gem3d.kernels.insert_slices.reference import PADDING
 from gem3d.threads import in_shares
 
@@ -22,20 +22,26 @@ _RESIDUAL = N_PARAMETERS
 
 
 @numba.njit(cache=True, fastmath=True, forceinline=True)
-def _gather(flat, extent, rotation, ky, n, slice_):  # type: ignore[no-untyped-def]
+def _gather(flat, extent, rotation, magnification, ky, n, slice_):  # type: ignore[no-untyped-def]
     """Value and derivatives of a row of the slice, into `slice_` `(6, n)`.
 
-    Rows: value, derivative along the camera's z axis, and along (ky, -kx) in its plane; real and imaginary each.
+    Rows: value, derivative along the camera's z axis, and along (v, -u) in its plane; real and imaginary each. (u, v)
+    is the magnified frequency.
     """
     in_row = 2 * (extent + 1)
     in_plane = in_row * (2 * extent + 1)
     centre = extent * in_plane + extent * in_row
     a = rotation
     one = np.float32(1.0)
+    limit = extent * extent * (1 - 1e-9)
     for i in range(n):
-        x = PADDING * (a[0, 0] * i + a[1, 0] * ky)
-        y = PADDING * (a[0, 1] * i + a[1, 1] * ky)
-        z = PADDING * (a[0, 2] * i + a[1, 2] * ky)
+        u, v = magnified(magnification, i, ky)
+        x = PADDING * (a[0, 0] * u + a[1, 0] * v)
+        y = PADDING * (a[0, 1] * u + a[1, 1] * v)
+        z = PADDING * (a[0, 2] * u + a[1, 2] * v)
+        if not x * x + y * y + z * z < limit:
+            slice_[:, i] = 0.0
+            continue
         # The half space x < 0 is not stored: V(-k) is the complex conjugate of V(k).
         sign = np.float32(1.0)
         if x < 0:
@@ -46,9 +52,9 @@ def _gather(flat, extent, rotation, ky, n, slice_):  # type: ignore[no-untyped-d
         cell = np.uint64(centre + int(bz) * in_plane + int(by) * in_row + 2 * int(bx))
         # Directions of the derivatives in the volume, in Fourier pixels of the box.
         zx, zy, zz = np.float32(a[2, 0]), np.float32(a[2, 1]), np.float32(a[2, 2])
-        tx = np.float32(ky * a[0, 0] - i * a[1, 0])
-        ty = np.float32(ky * a[0, 1] - i * a[1, 1])
-        tz = np.float32(ky * a[0, 2] - i * a[1, 2])
+        tx = np.float32(v * a[0, 0] - u * a[1, 0])
+        ty = np.float32(v * a[0, 1] - u * a[1, 1])
+        tz = np.float32(v * a[0, 2] - u * a[1, 2])
         for part in range(2):
             c = cell + np.uint64(part)
             up = c + np.uint64(in_plane)
@@ -95,6 +101,7 @@ def _compare_slices(  # type: ignore[no-untyped-def]
     # Derivatives in the seven parameters and the residual, all times the root of the weight.
     fields = np.empty((N_PARAMETERS + 1, 2 * (radius + 1)), np.float32)
     ctf = np.empty((2, radius + 1), np.float32)
+    us, vs = np.empty(radius + 1, np.float32), np.empty(radius + 1, np.float32)
     phase = np.empty((2, radius + 1), np.float32)
     products = np.empty((N_PARAMETERS + 1, N_PARAMETERS), np.float64)
     per_px = np.float32(2 * math.pi / box_size)
@@ -105,24 +112,24 @@ def _compare_slices(  # type: ignore[no-untyped-def]
         for i in range(radius + 1):
             phase[0, i] = math.cos(step_x * i)
             phase[1, i] = math.sin(step_x * i)
-        c0, c1, c2, c3, c4, c5, c6 = coefficients[b]
+        gamma, blur, scale, magnification = of_image(coefficients[b])
         rate, contrast = defocus_rates[b], contrasts[b]
         products[:] = 0.0
         for row in range(2 * radius + 1):
             ky = row - radius
             n = row_length[row] + 1
-            _gather(flat, extent, rotations[b], ky, n, slice_)
+            _gather(flat, extent, rotations[b], magnification, ky, n, slice_)
             fy = np.float32(ky)
-            row_constant = c2 * fy * fy + c4
             for i in range(n):
-                fx = np.float32(i)
-                s = fx * fx + fy * fy
-                g = row_constant + fx * (c0 * fx + c1 * fy) + c3 * s * s
-                ctf[0, i] = -c6 * sin_pi(g)
-                ctf[1, i] = -c6 * sin_pi(g + np.float32(0.5)) * pi * rate * s
-            if c5 != 0:
+                u, v = magnified(magnification, np.float32(i), fy)
+                s = u * u + v * v
+                g = half_turns(gamma, u, v)
+                us[i], vs[i] = u, v
+                ctf[0, i] = -scale * sin_pi(g)
+                ctf[1, i] = -scale * sin_pi(g + np.float32(0.5)) * pi * rate * s
+            if blur != 0:
                 for i in range(n):
-                    envelope = math.exp(-c5 * np.float32(i * i + ky * ky))
+                    envelope = math.exp(-blur * (us[i] * us[i] + vs[i] * vs[i]))
                     ctf[0, i] *= envelope
                     ctf[1, i] *= envelope
             source = transforms[b, ky if ky >= 0 else ky + box_size]
@@ -139,8 +146,8 @@ def _compare_slices(  # type: ignore[no-untyped-def]
                 qr, qi = pr * cw, pi_ * cw
                 mr, mi = contrast * qr, contrast * qi
                 zr, zi = slice_[2, i] * cw * contrast, slice_[3, i] * cw * contrast
-                fields[0, i], fields[0, j] = -fy * zr, -fy * zi
-                fields[1, i], fields[1, j] = fx * zr, fx * zi
+                fields[0, i], fields[0, j] = -vs[i] * zr, -vs[i] * zi
+                fields[1, i], fields[1, j] = us[i] * zr, us[i] * zi
                 fields[2, i], fields[2, j] = slice_[4, i] * cw * contrast, slice_[5, i] * cw * contrast
                 fields[3, i], fields[3, j] = per_px * fx * mi, -per_px * fx * mr
                 fields[4, i], fields[4, j] = per_px * fy * mi, -per_px * fy * mr
@@ -183,7 +190,7 @@ def compare_slices(
     Parameters
     ----------
     transforms: `(b, D, D//2 + 1, 2)`, real and imaginary.
-    coefficients: `(b, 7)` of the CTF per Fourier pixel, the phase in half turns, and so `defocus_rates` `(b,)`.
+    coefficients: `(b, 15)` of the CTF per Fourier pixel, the phase in half turns, and so `defocus_rates` `(b,)`.
     out: losses `(b,)`, gradients `(b, 7)`, normal matrices `(b, 7, 7)`.
     """
     radius = sample_weight.shape[1] - 1

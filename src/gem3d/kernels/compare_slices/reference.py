@@ -2,9 +2,10 @@
 
 The model of image i with the pose A, the shift t, the CTF C and the contrast s, at the Fourier pixel k = (kx, ky):
 
-    M(k) = s C(k) V(A^T (kx, ky, 0)) exp(-2 pi i k.(t + D//2) / D)
+    M(k) = s C(k) V(A^T (u, v, 0)) exp(-2 pi i k.(t + D//2) / D)
 
-V is read by trilinear interpolation from a volume sampled twice as finely as the box. The parameters in which a
+(u, v) is k, or what the magnification in the CTF's coefficients makes of it. V is read by trilinear interpolation
+from a volume sampled twice as finely as the box, and is zero beyond its radius. The parameters in which a
 comparison is differentiated are small changes of these: a turn v (radians; A -> exp([v]x) A), the shift (pixels), the
 defocus (A, of U and V alike) and the contrast.
 """
@@ -81,7 +82,7 @@ def model(
     ----------
     volume: `volume_shape(r)`, r >= radius.
     rotation: `(3, 3)`; shift_px: `(2,)`.
-    coefficients: `(7,)` of the CTF per Fourier pixel, see `gem3d.optics`.
+    coefficients: `(15,)` of the CTF per Fourier pixel, see `gem3d.optics`.
     defocus_rate: change of the coefficients 0 and 2 per A of defocus.
     change: `(7,)` of the parameters.
 
@@ -96,12 +97,16 @@ def model(
     x, y, z = change[:3]
     cross = torch.stack([torch.stack([zero, -z, y]), torch.stack([z, zero, -x]), torch.stack([-y, x, zero])])
     turned = torch.linalg.matrix_exp(cross) @ rotation
-    slice_ = interpolate(volume, PADDING * (kx[:, None] * turned[0] + ky[:, None] * turned[1]))
     c = coefficients
-    s = kx**2 + ky**2
-    gamma = c[0] * kx**2 + c[1] * kx * ky + c[2] * ky**2 + c[3] * s**2 + c[4]
+    u, v = c[11] * kx + c[12] * ky, c[13] * kx + c[14] * ky
+    points = PADDING * (u[:, None] * turned[0] + v[:, None] * turned[1])
+    has_value = points.detach().square().sum(1) < (volume.shape[2] - 1) ** 2
+    slice_ = interpolate(volume, points * has_value[:, None]) * has_value
+    gamma = c[0] * u**2 + c[1] * u * v + c[2] * v**2 + c[8]
+    gamma = gamma + c[3] * u**4 + c[4] * u**3 * v + c[5] * u**2 * v**2 + c[6] * u * v**3 + c[7] * v**4
+    s = u**2 + v**2
     gamma = gamma + defocus_rate * change[5] * s
-    ctf = -torch.sin(gamma) * c[6] * torch.exp(-c[5] * s)
+    ctf = -torch.sin(gamma) * c[10] * torch.exp(-c[9] * s)
     centre = shift_px + change[3:5] + box_size // 2
     phase = torch.exp(-2j * math.pi / box_size * (kx * centre[0] + ky * centre[1]))
     out = torch.zeros(2 * radius + 1, radius + 1, dtype=slice_.dtype)
@@ -121,8 +126,8 @@ def compare_slices(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Loss of each image, its gradient and its Gauss-Newton matrix; see the face for the parameters.
 
-    Only `transforms` and `coefficients` differ: `(b, D, D//2 + 1)` complex of any precision, and `(b, 7)` per Fourier
-    pixel.
+    Only `transforms` and `coefficients` differ: `(b, D, D//2 + 1)` complex of any precision, and `(b, 15)` per
+    Fourier pixel.
     """
     box_size, radius = transforms.shape[1], sample_weight.shape[1] - 1
     rows = torch.arange(-radius, radius + 1) % box_size

@@ -45,11 +45,11 @@ def half_plane_weight(shell_weight: torch.Tensor) -> torch.Tensor:
 
 
 def per_fourier_pixel(ctf_coefficients: torch.Tensor, frequency_step_per_A: float) -> torch.Tensor:
-    """CTF coefficients `(b, 7)` of `gem3d.optics`, for frequencies in Fourier pixels and a phase in half turns."""
+    """CTF coefficients `(b, 15)` of `gem3d.optics`, for frequencies in Fourier pixels and a phase in half turns."""
     f = frequency_step_per_A
-    # In radians, which are half turns over pi, but for the last two; numbers, because a tensor made of them on the
-    # host would have to wait for the device.
-    units = (f * f / torch.pi,) * 3 + (f**4 / torch.pi, 1 / torch.pi, f * f, 1.0)
+    # Gamma is in radians, which are half turns over pi; numbers, because a tensor made of them on the host would have
+    # to wait for the device.
+    units = (f * f / torch.pi,) * 3 + (f**4 / torch.pi,) * 5 + (1 / torch.pi, f * f) + (1.0,) * 5
     columns = ctf_coefficients.double().unbind(1)
     return torch.stack([c * unit for c, unit in zip(columns, units, strict=True)], dim=1).float()
 
@@ -67,7 +67,7 @@ def weigh_slices(
     Parameters
     ----------
     transforms: `(b, D, D//2 + 1)` complex64, rfft2 of the images as stored (centre at pixel D//2).
-    ctf_coefficients: `(b, 7)` from `gem3d.optics.ctf_coefficients`, or None for images without a CTF.
+    ctf_coefficients: `(b, 15)` from `gem3d.optics.ctf_coefficients`, or None for images without a CTF.
     shifts_px: `(b, 2)` x, y: where the model's centre appears, relative to pixel D//2.
     sample_weight: `(2 radius + 1, radius + 1)` float32 from `half_plane_weight`.
     frequency_step_per_A: width of a Fourier pixel, 1 / (D pixel_size_A).
@@ -108,7 +108,8 @@ def insert_slices(accumulator: torch.Tensor, weighted: torch.Tensor, rotations: 
     ----------
     accumulator: `accumulator_shape(radius)` float32.
     weighted: `(b, 2 radius + 1, radius + 1, 3)` from `weigh_slices`.
-    rotations: `(b, 3, 3)`, the poses A.
+    rotations: `(b, 3, 3)`, the poses A, or the matrices of `gem3d.optics.camera_matrices`. Of a magnified slice what
+        lies beyond the accumulator's last shell is left out.
     """
     radius = weighted.shape[2] - 1
     if accumulator.shape != accumulator_shape(radius):

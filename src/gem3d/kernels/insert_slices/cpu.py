@@ -14,29 +14,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from gem3d.kernels.ctf import half_turns, magnified, of_image, sin_pi
 from gem3d.kernels.insert_slices.reference import PADDING
 from gem3d.threads import in_shares
 
 PLANES_PER_SLAB = 16
 
 _FAR = 1e9
-
-
-@numba.njit(cache=True, fastmath=True, inline="always")
-def sin_pi(g):  # type: ignore[no-untyped-def]
-    """sin(pi g) to 1e-7, without a branch or a call, so that loops over it vectorise."""
-    n = np.floor(g + np.float32(0.5))
-    f = g - n
-    t = f * f
-    # Taylor series of sin(pi f) on |f| <= 1/2
-    p = np.float32(-0.0073704309)
-    p = p * t + np.float32(0.0821458866)
-    p = p * t - np.float32(0.5992645293)
-    p = p * t + np.float32(2.5501640399)
-    p = p * t - np.float32(5.1677127800)
-    p = p * t + np.float32(3.1415926536)
-    odd = np.int32(n) & np.int32(1)
-    return f * p * (np.float32(1.0) - np.float32(2.0) * np.float32(odd))
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
@@ -60,17 +44,15 @@ def _weigh_slices(begin, end, transforms, coefficients, shifts_px, sample_weight
             weight = sample_weight[row]
             target = out[b, row]
             if has_ctf:
-                c0, c1, c2, c3, c4, c5, c6 = coefficients[b]
+                gamma, blur, scale, magnification = of_image(coefficients[b])
                 fy = np.float32(ky)
-                row_constant = c2 * fy * fy + c4
                 for i in range(radius + 1):
-                    fx = np.float32(i)
-                    s = fx * fx + fy * fy
-                    g = row_constant + fx * (c0 * fx + c1 * fy) + c3 * s * s
-                    ctf[i] = -c6 * sin_pi(g)
-                if c5 != 0:
+                    u, v = magnified(magnification, np.float32(i), fy)
+                    ctf[i] = -scale * sin_pi(half_turns(gamma, u, v))
+                if blur != 0:
                     for i in range(radius + 1):
-                        ctf[i] *= math.exp(-c5 * np.float32(i * i + ky * ky))
+                        u, v = magnified(magnification, np.float32(i), fy)
+                        ctf[i] *= math.exp(-blur * (u * u + v * v))
             for i in range(radius + 1):
                 c = ctf[i]
                 cw = c * weight[i]
@@ -109,6 +91,29 @@ def _where_between(start, step, low, high):  # type: ignore[no-untyped-def]
     return int(min(a, b)) - 1, int(max(a, b)) + 1
 
 
+@numba.njit(cache=True)
+def _keeps_lengths(camera):  # type: ignore[no-untyped-def]
+    """Whether a camera matrix magnifies nothing, give or take the digits of float32."""
+    xx = xy = yy = 0.0
+    for axis in range(3):
+        xx += camera[0, axis] * camera[0, axis]
+        xy += camera[0, axis] * camera[1, axis]
+        yy += camera[1, axis] * camera[1, axis]
+    return abs(xx - 1) < 1e-6 and abs(xy) < 1e-6 and abs(yy - 1) < 1e-6
+
+
+@numba.njit(cache=True)
+def _where_within(x, y, z, dx, dy, dz, extent):  # type: ignore[no-untyped-def]
+    """First and last integer i with |(x, y, z) + i (dx, dy, dz)| < extent, where what is added has a place."""
+    square, along = dx * dx + dy * dy + dz * dz, x * dx + y * dy + z * dz
+    limit = extent * (1 - 1e-9)
+    discriminant = along * along - square * (x * x + y * y + z * z - limit * limit)
+    if not discriminant > 0:
+        return 0, -1
+    root = math.sqrt(discriminant)
+    return math.floor((-along - root) / square) + 1, math.ceil((root - along) / square) - 1
+
+
 @numba.njit(cache=True, inline="always")
 def _belongs(i, sign, x, dx, z, dz, slab_first, slab_last):  # type: ignore[no-untyped-def]
     """Whether sample i of a row lies at x >= 0 after folding and in the slab."""
@@ -128,6 +133,10 @@ def _insert_slabs(begin, end, flat, extent, weighted, rotations, row_length, sla
     in_plane = in_row * (2 * extent + 1)
     centre = extent * in_plane + extent * in_row
     one = np.float32(1.0)
+    # Of rotations every sample of the disc lies inside.
+    stretched = np.empty(len(weighted), np.bool_)
+    for b in range(len(weighted)):
+        stretched[b] = not _keeps_lengths(rotations[b])
     for s in range(begin, end):
         fraction = np.empty((3, radius + 1), np.float32)
         cells = np.empty(radius + 1, np.int64)
@@ -155,6 +164,9 @@ def _insert_slabs(begin, end, flat, extent, weighted, rotations, row_length, sla
                     # On the line kx = 0 the half with ky < 0 repeats the other as complex conjugates.
                     first = max(1 if ky < 0 else 0, x0, z0)
                     last = min(row_length[row], x1, z1)
+                    if stretched[b]:
+                        b0, b1 = _where_within(x, y, z, dx, dy, dz, extent)
+                        first, last = max(first, b0), min(last, b1)
                     # The bounds may be one off by rounding; position and slab are monotonic along the row, so
                     # that after these two loops the next one needs no test.
                     while first <= last and not _belongs(first, sign, x, dx, z, dz, slab_first, slab_last):
@@ -201,7 +213,7 @@ def weigh_slices(
     Parameters
     ----------
     transforms: `(b, D, D//2 + 1, 2)`, real and imaginary.
-    coefficients: `(b, 7)` of the CTF per Fourier pixel, the phase in half turns, or shape `(b, 0)` for no CTF.
+    coefficients: `(b, 15)` of the CTF per Fourier pixel, the phase in half turns, or shape `(b, 0)` for no CTF.
     out: `(b, 2 radius + 1, radius + 1, 3)`.
     """
     in_shares(_weigh_slices, len(transforms), transforms, coefficients, shifts_px, sample_weight, out)

@@ -71,18 +71,18 @@ def _weigh_slices(  # type: ignore[no-untyped-def]
     weight = tl.load(sample_weight + row * (radius + 1) + i, inside, 0.0)
     c = tl.full((block,), 1.0, tl.float32)
     if has_ctf:
-        of_image = coefficients + 7 * b
-        c0, c1, c2, c3 = (
-            tl.load(of_image),
-            tl.load(of_image + 1),
-            tl.load(of_image + 2),
-            tl.load(of_image + 3),
-        )
-        c4, c5, c6 = tl.load(of_image + 4), tl.load(of_image + 5), tl.load(of_image + 6)
-        s = fx * fx + fy * fy
-        half_turns = c2 * fy * fy + c4 + fx * (c0 * fx + c1 * fy) + c3 * s * s
+        of_image = coefficients + 15 * b
+        q0, q1, q2 = tl.load(of_image), tl.load(of_image + 1), tl.load(of_image + 2)
+        p0, p1, p2 = tl.load(of_image + 3), tl.load(of_image + 4), tl.load(of_image + 5)
+        p3, p4, offset = tl.load(of_image + 6), tl.load(of_image + 7), tl.load(of_image + 8)
+        blur, scale = tl.load(of_image + 9), tl.load(of_image + 10)
+        u = tl.load(of_image + 11) * fx + tl.load(of_image + 12) * fy
+        v = tl.load(of_image + 13) * fx + tl.load(of_image + 14) * fy
+        uu, uv, vv = u * u, u * v, v * v
+        quartic = uu * (p0 * uu + p1 * uv + p2 * vv) + vv * (p3 * uv + p4 * vv)
+        half_turns = offset + q0 * uu + q1 * uv + q2 * vv + quartic
         reduced = half_turns - 2.0 * tl.floor(0.5 * half_turns + 0.5)
-        c = -c6 * tl.sin(3.141592653589793 * reduced) * tl.exp(-c5 * s)
+        c = -scale * tl.sin(3.141592653589793 * reduced) * tl.exp(-blur * (uu + vv))
     cw = c * weight
     target = out + 3 * ((b.to(tl.int64) * rows + row) * (radius + 1) + i)
     tl.store(target, (re * cos - im * sin) * cw, inside)
@@ -108,8 +108,8 @@ def _insert_slices(accumulator, weighted, rotations, radius, padding: tl.constex
     z = tl.load(of_image + 2) * fx + tl.load(of_image + 5) * fy
     sign = tl.where(x < 0, -1.0, 1.0)
     x, y, z = sign * x, sign * y, sign * z
-    # Nothing is written beyond the accumulator, be the rotation what it may.
-    inside = inside & (x < extent) & (tl.abs(y) < extent) & (tl.abs(z) < extent)
+    # Nothing is written beyond the accumulator, be the matrix what it may.
+    inside = inside & (x * x + y * y + z * z < 1.0 * extent * extent)
     x, y, z = tl.where(inside, x, 0.0), tl.where(inside, y, 0.0), tl.where(inside, z, 0.0)
     x_cell, y_cell, z_cell = tl.floor(x), tl.floor(y), tl.floor(z)
     right = (x - x_cell).to(tl.float32)
@@ -139,9 +139,11 @@ def _insert_slices(accumulator, weighted, rotations, radius, padding: tl.constex
 def _gather_slices(accumulator, weighted, rotations, n, radius, padding: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
     """Add every slice to a block of consecutive cells, in the order of the slices.
 
-    The cell X lies at u = A X / padding in the frame of the image. A sample k reaches it where every coordinate of
-    d = padding A^T k - X is smaller than 1, so that |k - u| < sqrt(3) / padding < 0.87: at most two whole numbers a
-    axis, from ceil(u - 0.87). Of k and -k the one with kx > 0 is stored, its complex conjugate the other's value.
+    The cell X lies at u in the frame of the image: at A X / padding, or where A magnifies, at that of the nearest
+    point of the slice, by least squares. A sample k reaches it where every coordinate of d = padding A^T k - X is
+    smaller than 1, so that |k - u| < sqrt(3) / padding / 0.9, if no length comes out below 0.9 (see
+    `gem3d.particles.relion_optics`): at most two whole numbers a axis. Of k and -k the one with kx > 0 is stored, its
+    complex conjugate the other's value.
     """
     rows, columns = 2 * radius + 1, radius + 1
     extent = padding * radius + 1
@@ -154,7 +156,7 @@ def _gather_slices(accumulator, weighted, rotations, n, radius, padding: tl.cons
     re, im = tl.load(cells, in_grid, 0.0), tl.load(cells + 1, in_grid, 0.0)
     w = tl.load(cells + 2, in_grid, 0.0)
     px, py, pz = x.to(tl.float64), y.to(tl.float64), z.to(tl.float64)
-    reach: tl.constexpr = 1.7320508075688772 / padding + 1e-3  # room for rotations rounded to float32
+    reach: tl.constexpr = 1.7320508075688772 / padding / 0.9 + 1e-3  # room for rotations rounded to float32
     of_image, slice_ = rotations, weighted
     for _ in range(0, n):
         xx, xy, xz = tl.load(of_image), tl.load(of_image + 1), tl.load(of_image + 2)
@@ -163,8 +165,12 @@ def _gather_slices(accumulator, weighted, rotations, n, radius, padding: tl.cons
         height = (zx * px + zy * py + zz * pz) / padding
         near = in_grid & (tl.abs(height) < reach)
         if tl.max(near.to(tl.int32), axis=0) > 0:
-            kx_first = tl.ceil((xx * px + xy * py + xz * pz) / padding - reach)
-            ky_first = tl.ceil((yx * px + yy * py + yz * pz) / padding - reach)
+            along_x, along_y = xx * px + xy * py + xz * pz, yx * px + yy * py + yz * pz
+            gxx, gyy = xx * xx + xy * xy + xz * xz, yx * yx + yy * yy + yz * yz
+            gxy = xx * yx + xy * yy + xz * yz
+            scale = 1.0 / (padding * (gxx * gyy - gxy * gxy))
+            kx_first = tl.ceil((gyy * along_x - gxy * along_y) * scale - reach)
+            ky_first = tl.ceil((gxx * along_y - gxy * along_x) * scale - reach)
             # The slice's own sum first: the samples of one slice are added to a cell in one rounding.
             slice_re, slice_im, slice_w = tl.zeros_like(re), tl.zeros_like(im), tl.zeros_like(w)
             for candidate in tl.static_range(4):
@@ -177,6 +183,7 @@ def _gather_slices(accumulator, weighted, rotations, n, radius, padding: tl.cons
                 # A stored sample at x < 0 is added at -q; so of samples that are not stored only x > 0 counts.
                 keep = near & (dx < 1) & (dy < 1) & (dz < 1) & tl.where(stored, qx >= 0, qx > 0)
                 keep = keep & (ix * ix + iy * iy <= radius * (radius + 1))
+                keep = keep & (qx * qx + qy * qy + qz * qz < 1.0 * extent * extent)
                 share = ((1 - dx) * (1 - dy) * (1 - dz)).to(tl.float32)
                 sign = tl.where(stored, 1, -1)
                 sample = slice_ + 3 * ((sign * iy + radius) * columns + sign * ix)
@@ -205,7 +212,7 @@ def weigh_slices(
     Parameters
     ----------
     transforms: `(b, D, D//2 + 1, 2)` float32, real and imaginary.
-    coefficients: `(b, 7)` float32 of the CTF per Fourier pixel, the phase in half turns, or None for no CTF.
+    coefficients: `(b, 15)` float32 of the CTF per Fourier pixel, the phase in half turns, or None for no CTF.
     shifts_px: `(b, 2)` float64.
     out: `(b, 2 radius + 1, radius + 1, 3)` float32.
     """

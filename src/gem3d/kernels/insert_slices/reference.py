@@ -67,7 +67,7 @@ def insert_slices(accumulator: torch.Tensor, weighted: torch.Tensor, rotations: 
     ----------
     accumulator: `accumulator_shape(radius)`.
     weighted: `(b, 2 radius + 1, radius + 1, 3)` from `weigh_slices`.
-    rotations: `(b, 3, 3)`, the poses A.
+    rotations: `(b, 3, 3)`, the poses A, or matrices that magnify as well.
     """
     radius = weighted.shape[2] - 1
     extent = PADDING * radius + 1
@@ -78,6 +78,8 @@ def insert_slices(accumulator: torch.Tensor, weighted: torch.Tensor, rotations: 
     for slice_, rotation in zip(weighted, rotations, strict=True):
         values = slice_[inside].clone()
         points = PADDING * (kx[:, None] * rotation[0] + ky[:, None, None] * rotation[1])[inside]
+        has_place = points.square().sum(1) < extent**2
+        points, values = points[has_place], values[has_place]
         conjugate = points[:, 0] < 0
         points[conjugate] *= -1
         values[:, 1][conjugate] *= -1
