@@ -136,10 +136,9 @@ EXTRA = "--ignore-optics-extras"
         (without_stack, ["particle 1", "no such stack", "particles.mrcs", "--datadir"]),
         (cut_stack, ["particles.mrcs", "truncated", "particle 1"]),
         (with_nan, ["particle 5", "NaN"]),
-        (with_column("rlnMagMat01", ["0"] * 7 + ["0.3"]), ["particle 8, column rlnMagMat01", EXTRA]),
-        (with_column("rlnMagMat01", ["0.01"] * N), ["particle 1, column rlnMagMat01", EXTRA]),
+        (with_column("rlnMagMat01", ["0"] * 7 + ["0.3"]), ["particle 8, column rlnMagMat01", "more than 10 %"]),
         (with_column("rlnOddZernike", ["[0,0,0,0,0,0,0.2]"] * N), ["particle 1, column rlnOddZernike", EXTRA]),
-        (with_column("rlnEvenZernike", ["[1]"] * N), ["particle 1, column rlnEvenZernike", EXTRA]),
+        (with_column("rlnEvenZernike", ["[0,0,0,0,0,0,0,0,0,1]"] * N), ["particle 1, column rlnEvenZernike", EXTRA]),
         (with_column("rlnCtfDataAreCtfPremultiplied", ["1"] * N), ["rlnCtfDataAreCtfPremultiplied", EXTRA]),
         (with_value("rlnRandomSubset", 1, "3"), ["particle 2, column rlnRandomSubset", "neither 1 nor 2"]),
         (with_column("rlnRandomSubset", ["1"] * N), ["rlnRandomSubset", "half set 2", "--halves random"]),
@@ -188,7 +187,7 @@ def test_every_warning_is_shown_and_kept(
 ) -> None:
     star, out = folder / "particles.star", tmp_path / "out"
     without_column("rlnRandomSubset")(star)
-    with_column("rlnMagMat01", ["0.3"] * N)(star)
+    with_column("rlnCtfDataAreCtfPremultiplied", ["1"] * N)(star)
     write_map(tmp_path / "mask.mrc", np.ones((BOX,) * 3), 2 * PIXEL_A)
     options = (
         "--max-resolution",
@@ -206,7 +205,7 @@ def test_every_warning_is_shown_and_kept(
     log = " ".join((out / "run.log").read_text().split())
     kept = json.loads((out / "summary.json").read_text())["warnings"]
     for words in (
-        "particle 1, column rlnMagMat01: 0.3",
+        "particle 1, column rlnCtfDataAreCtfPremultiplied: 1",
         "the half sets are drawn at random",
         "--max-resolution 1 is finer than Nyquist; 8 A is used",
         "voxels are 8 A wide",

@@ -258,12 +258,8 @@ def test_bad_values_in_the_optics_block(tmp_path):
 @pytest.mark.parametrize(
     ("column", "harmless", "value"),
     [
-        ("rlnMagMat00", "1.000000", "1.01"),
-        ("rlnMagMat01", "0", "0.01"),
-        ("rlnMagMat10", "0", "0.01"),
-        ("rlnMagMat11", "1", "0.99"),
         ("rlnOddZernike", "[0,0,0.5,0,0,0]", "[0,0,0,0,0,0,0.5]"),
-        ("rlnEvenZernike", "[]", "[1.5,0]"),
+        ("rlnEvenZernike", "[1,0,0,0,0,0,0,0,2]", "[0,0,0,0,0,0,0,0,0,0.5]"),
         ("rlnCtfDataAreCtfPremultiplied", "0", "1"),
     ],
 )
@@ -280,6 +276,34 @@ def test_optics_this_version_does_not_model(tmp_path, column, harmless, value):
     read_relion_star(
         write_pair(tmp_path, optics={column: [value, harmless]}, particles={"rlnOpticsGroup": ["3"] * 3})
     )
+
+
+def test_magnification(tmp_path):
+    group = {"rlnMagMat00": ["1.01", "1"], "rlnMagMat01": ["-0.02", "0"], "rlnMagMat11": ["0.97", "1"]}
+    found = read_relion_star(write_pair(tmp_path, optics=group))
+    of_particles = [found.optics[index].magnification for index in found.optics_index]
+    # What no column says is that of the unit matrix.
+    assert set(of_particles) == {(1.01, -0.02, 0.0, 0.97), (1.0, 0.0, 0.0, 1.0)}
+    own = write_pair(tmp_path, optics=group, particles={"rlnMagMat10": ["0", "0.005", "0"]})
+    found = read_relion_star(own, ctf=False)
+    assert [found.optics[index].magnification[2] for index in found.optics_index] == [0, 0.005, 0]
+    plain = {"rlnMagMat00": ["1.000000", "1"], "rlnMagMat10": ["0", "-0.0"]}
+    assert read_relion_star(write_pair(tmp_path, optics=plain)).optics[0].magnification == (1, 0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "group",
+    [{"rlnMagMat00": "1.2"}, {"rlnMagMat11": "-1"}, {"rlnMagMat01": "0.3"}, {"rlnMagMat00": "1e11"}],
+)
+def test_matrices_that_no_microscope_has(tmp_path, group):
+    ((column, value),) = group.items()
+    usual = "1" if column[-1] == column[-2] else "0"
+    in_optics = write_pair(tmp_path, optics={column: [usual, value]})
+    refused(in_optics, "data_optics row 2", column, value, "more than 10 %")
+    refused(write_pair(tmp_path, particles={column: [usual, value, usual]}), "particle 2", column, value)
+    # A group that no particle uses may have any.
+    unused = {"rlnOpticsGroup": ["3"] * 3}
+    read_relion_star(write_pair(tmp_path, optics={column: [value, usual]}, particles=unused))
 
 
 @pytest.mark.parametrize(
@@ -386,8 +410,6 @@ def test_real_files(name, n, pixel_size_A, box):
     [
         ("FinalRefinement-OriginalParticles-PfCRT", "rlnAmplitudeContrast is missing"),
         ("empiar_10076_7", "rlnAngleRot is missing"),
-        ("relion31.6opticsgroups", "rlnMagMat00: 1.011472 asks"),
-        ("relion5", "rlnMagMat00: 1.001833 asks"),
     ],
 )
 def test_real_files_that_are_refused(name, words):
@@ -395,13 +417,15 @@ def test_real_files_that_are_refused(name, words):
 
 
 @needs_shared
-@pytest.mark.filterwarnings("ignore::gem3d.errors.Gem3dWarning")
-def test_real_files_with_beam_tilt():
-    six = read_relion_star(SHARED / "formats" / "relion31.6opticsgroups.star", ignore_extras=True)
+def test_real_files_with_aberrations():
+    six = read_relion_star(SHARED / "formats" / "relion31.6opticsgroups.star")
     assert len(six.optics) == 6
     assert all(any(group.phase_coefficients) for group in six.optics)
+    assert six.optics[0].magnification == (1.011472, 0.004231, 0.00456, 1.008858)
     assert {group.pixel_size_A for group in six.optics} == {1.25, 1.24}
-    five = read_relion_star(SHARED / "formats" / "relion5.star", ignore_extras=True)
+    five = read_relion_star(SHARED / "formats" / "relion5.star")
+    assert five.optics[0].magnification == (1.001833, -7.04404e-04, -8.23335e-04, 1.000381)
+    assert all(any(group.gamma_coefficients) for group in (*six.optics, *five.optics))
     assert (five.pixel_size_A, five.box_size_px, five.optics[0].voltage_kV) == (0.89, 448, 100)
     assert set(five.stacks) == {"toy_images_a.mrcs", "toy_images_b.mrcs"}
     pfcrt = read_relion_star(SHARED / "formats" / "FinalRefinement-OriginalParticles-PfCRT.star", ctf=False)

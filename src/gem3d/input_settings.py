@@ -89,8 +89,8 @@ class InputSettings(ParticleSettings):
     have such pixels, too, two of which limit the resolution. Where optics groups differ in pixel or box size, B is of
     the pixels that most particles have, and images of the other groups are taken to the same grid."""
     ignore_optics_extras: Flag = False
-    """Go on where the file asks for beam tilt, higher aberrations, a magnification matrix or premultiplied images,
-    none of which is modelled yet, as if it did not. Costs resolution."""
+    """Go on where the file asks for something that is not modelled, as if it did not: aberrations beyond the fourth
+    degree, premultiplied images, or a cryoSPARC file's beam tilt, aberrations and magnification. Costs resolution."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,7 +21,7 @@ NOT_MODELLED = (
 class OpticsColumns:
     """The optics of each of `n` particles, `(n,)` each; box size 0 where the file does not give it.
 
-    `phase_coefficients` is `(n, 6)`, or None where no aberrations turn phases.
+    What a group holds several numbers of, `(n, m)` each, is None where it does nothing: see `OpticsGroup`.
     """
 
     pixel_size_A: NDArray[np.number[Any]]
@@ -30,15 +30,20 @@ class OpticsColumns:
     spherical_aberration_mm: NDArray[np.number[Any]]
     amplitude_contrast: NDArray[np.number[Any]]
     phase_coefficients: NDArray[np.float64] | None = None
+    gamma_coefficients: NDArray[np.float64] | None = None
+    magnification: NDArray[np.float64] | None = None
 
     @classmethod
     def without_ctf(
-        cls, pixel_size_A: NDArray[np.number[Any]], box_size_px: NDArray[np.number[Any]]
+        cls,
+        pixel_size_A: NDArray[np.number[Any]],
+        box_size_px: NDArray[np.number[Any]],
+        magnification: NDArray[np.float64] | None = None,
     ) -> OpticsColumns:
         """Optics whose CTF is 1 at zero defocus."""
         # -sin(-asin(1)) = 1: pure amplitude contrast at zero defocus and zero Cs is no CTF at all.
         voltage, cs, contrast = (np.full(len(pixel_size_A), value) for value in (300.0, 0.0, 1.0))
-        return cls(pixel_size_A, box_size_px, voltage, cs, contrast)
+        return cls(pixel_size_A, box_size_px, voltage, cs, contrast, magnification=magnification)
 
 
 def find_optics_groups(
@@ -51,15 +56,16 @@ def find_optics_groups(
     key: `(n,)`, the group that the file puts each particle in; its particles' own values may split it.
     names: from the rows at which each group first occurs to the groups' names.
     """
-    columns = dict(vars(optics))
-    phases = columns.pop("phase_coefficients")
-    first, index = _distinct([key, *columns.values(), *([] if phases is None else phases.T)])
+    given = {field: values for field, values in vars(optics).items() if values is not None}
+    several = {field: given.pop(field) for field in tuple(given) if given[field].ndim == 2}
+    first, index = _distinct(
+        [key, *given.values(), *(column for table in several.values() for column in table.T)]
+    )
     groups = []
     for name, row in zip(names(first), first, strict=True):
         # By its text a float32 becomes the number that was meant: 2.7, not 2.700000048.
-        values: dict[str, Any] = {field: float(str(column[row])) for field, column in columns.items()}
-        if phases is not None:
-            values["phase_coefficients"] = tuple(phases[row].tolist())
+        values: dict[str, Any] = {field: float(str(column[row])) for field, column in given.items()}
+        values |= {field: tuple(table[row].tolist()) for field, table in several.items()}
         groups.append(OpticsGroup(name, box_size_px=int(values.pop("box_size_px")), **values))
     return tuple(groups), index.astype(np.int32)
 

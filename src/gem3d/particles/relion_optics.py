@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
-from gem3d.optics import N_PHASE_COEFFICIENTS
+from gem3d.optics import N_PHASE_COEFFICIENTS, NO_MAGNIFICATION
 from gem3d.particles.optics_groups import NOT_MODELLED, OpticsColumns, find_optics_groups, number_repeats
 from gem3d.particles.particles import OpticsGroup
-from gem3d.particles.relion_aberrations import of_beam_tilt, of_odd_zernike, zernike_coefficients
+from gem3d.particles.relion_aberrations import of_beam_tilt, of_even_zernike, of_odd_zernike
 from gem3d.particles.star_table import StarTable
 
-# Columns this version does not model, and the value at which they do nothing.
-_NUMERIC_EXTRAS = {
-    "rlnMagMat00": 1.0,
-    "rlnMagMat01": 0.0,
-    "rlnMagMat10": 0.0,
-    "rlnMagMat11": 1.0,
-    "rlnCtfDataAreCtfPremultiplied": 0.0,
-}
+MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
+# No microscope distorts by more, in any direction; kernels rely on it.
+MOST_DISTORTION = 0.1
+# Does nothing where it is 0; nothing else is modelled.
+_PREMULTIPLIED = "rlnCtfDataAreCtfPremultiplied"
 # Far beyond anything that is measured: with numbers within it no product of a few overflows.
 LARGEST = 1e12
 _BEAM_TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 _ODD, _EVEN = "rlnOddZernike", "rlnEvenZernike"
+
+_ReadZernike = Callable[[str], tuple[NDArray[np.float64], bool]]
 
 
 class JoinedOptics:
@@ -90,24 +91,30 @@ class JoinedOptics:
             bad = (contrast < 0) | (contrast > 1)
             self._check("rlnAmplitudeContrast", bad, contrast, "a fraction of 0 to 1")
             optics = OpticsColumns(
-                pixel_size, box_size, voltage, cs, contrast, self._phase_coefficients(voltage, cs)
+                pixel_size,
+                box_size,
+                voltage,
+                cs,
+                contrast,
+                self._phase_coefficients(voltage, cs),
+                self._of_zernike(_EVEN, of_even_zernike),
+                self._magnification(),
             )
         else:
-            optics = OpticsColumns.without_ctf(pixel_size, box_size)
+            optics = OpticsColumns.without_ctf(pixel_size, box_size, self._magnification())
         return find_optics_groups(self.optics_row, optics, self._names)
 
     def refuse_extras(self) -> None:
         """Raise if the file asks for optics that this version does not model."""
         used = np.unique(self.optics_row)
-        for column in (*_NUMERIC_EXTRAS, _ODD, _EVEN):
+        for column, read in ((_PREMULTIPLIED, None), (_ODD, of_odd_zernike), (_EVEN, of_even_zernike)):
             table = self._table_with(column)
             if table is None:
                 continue
-            if column in _NUMERIC_EXTRAS:
-                bad = np.abs(table.numbers(column) - _NUMERIC_EXTRAS[column]) > 1e-6
+            if read is None:
+                bad = np.abs(table.numbers(column)) > 1e-6
             else:
-                harmless = _all_zero if column == _EVEN else _is_modelled
-                bad = np.array([not harmless(text) for text in table.text(column)])
+                bad = np.array([not _modelled(text, read)[1] for text in table.text(column)])
             if table is self.optics:
                 bad &= np.isin(np.arange(len(table)), used)
             table.refuse(
@@ -135,12 +142,47 @@ class JoinedOptics:
             none = np.zeros(len(self.particles))
             tilt_mrad = np.stack([none if values is None else values for values in tilt], axis=1)
             phases += of_beam_tilt(tilt_mrad, voltage_kV, spherical_aberration_mm)
-        table = self._table_with(_ODD)
-        if table is not None:
-            texts, row_of = np.unique(table.text(_ODD), return_inverse=True)
-            of_texts = np.array([_modelled_phase(text) for text in texts.tolist()])
-            phases += self._per_particle(table, of_texts[row_of])
+        zernike = self._of_zernike(_ODD, of_odd_zernike)
+        if zernike is not None:
+            phases += zernike
         return phases if phases.any() else None
+
+    def _of_zernike(self, column: str, read: _ReadZernike) -> NDArray[np.float64] | None:
+        """`(n, m)` coefficients of the polynomials of a column; None without any, 0 of what is ignored, as asked."""
+        table = self._table_with(column)
+        if table is None:
+            return None
+        texts, row_of = np.unique(table.text(column), return_inverse=True)
+        of_texts = np.array([_modelled(text, read)[0] for text in texts.tolist()])
+        return self._per_particle(table, of_texts[row_of]) if of_texts.any() else None
+
+    def _magnification(self) -> NDArray[np.float64] | None:
+        """`(n, 4)` matrices, row after row; None where there are none, or all do nothing."""
+        columns = [self.values(column) for column in MAGNIFICATION]
+        if all(column is None for column in columns):
+            return None
+        pairs = zip(columns, NO_MAGNIFICATION, strict=True)
+        matrices = np.stack([np.full(len(self.particles), no) if c is None else c for c, no in pairs], axis=1)
+        bad = ~(_most_distortion(matrices) <= MOST_DISTORTION)
+        for column in MAGNIFICATION:
+            table = self._table_with(column)
+            if table is not None:
+                of_row = bad if table is self.particles else self._of_optics_rows(bad)
+                table.refuse(
+                    column,
+                    of_row,
+                    table.text(column) if of_row.any() else [],
+                    f"belongs to a matrix that distorts by more than {100 * MOST_DISTORTION:.0f} %, as no microscope "
+                    "does; correct it",
+                )
+        return matrices if (matrices != NO_MAGNIFICATION).any() else None
+
+    def _of_optics_rows(self, of_particles: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which rows of data_optics have a particle of which something holds."""
+        assert self.optics is not None
+        rows = np.zeros(len(self.optics), bool)
+        rows[self.optics_row[of_particles]] = True
+        return rows
 
     def _join(self, optics: StarTable) -> NDArray[np.int64]:
         if "rlnOpticsGroup" not in optics:
@@ -202,24 +244,19 @@ def missing_column(table: StarTable, column: str, what: str) -> ParticleFileErro
     )
 
 
-def _all_zero(text: str) -> bool:
-    """Whether a list such as `[0,0,0]` is empty or all zeros."""
+def _most_distortion(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`(n,)`: by what share the length changes most that `(n, 4)` matrices change most; above 1 where they mirror."""
+    xx, xy, yx, yy = matrices.T
+    determinant, squares = xx * yy - xy * yx, (matrices**2).sum(axis=1)
+    longest = np.sqrt((squares + np.sqrt(np.maximum(squares**2 - 4 * determinant**2, 0))) / 2)
+    shortest = determinant / np.maximum(longest, 1e-300)
+    change: NDArray[np.float64] = np.maximum(np.abs(longest - 1), np.abs(shortest - 1))
+    return change
+
+
+def _modelled(text: str, read: _ReadZernike) -> tuple[NDArray[np.float64], bool]:
+    """Coefficients that Zernike polynomials come to, and whether they are modelled; 0 where they are not."""
     try:
-        return not zernike_coefficients(text).any()
+        return read(text)
     except ValueError:
-        return False
-
-
-def _is_modelled(text: str) -> bool:
-    try:
-        return of_odd_zernike(text)[1]
-    except ValueError:
-        return False
-
-
-def _modelled_phase(text: str) -> NDArray[np.float64]:
-    """`(6,)` coefficients; 0 of what is ignored, as asked."""
-    try:
-        return of_odd_zernike(text)[0]
-    except ValueError:
-        return np.zeros(N_PHASE_COEFFICIENTS)
+        return read("[]")[0], False

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
+from gem3d.optics import NO_MAGNIFICATION
 from gem3d.particles.image_names import split_image_names
 from gem3d.particles.particles import Particles
 from gem3d.particles.poses import matrix_to_euler
-from gem3d.particles.relion_aberrations import to_odd_zernike
-from gem3d.particles.relion_optics import JoinedOptics
+from gem3d.particles.relion_aberrations import to_even_zernike, to_odd_zernike
+from gem3d.particles.relion_optics import MAGNIFICATION, JoinedOptics
 from gem3d.particles.relion_star import CONTRAST_COLUMN, rotations_of, shifts_of
 from gem3d.particles.star_table import StarTable, find_tables, format_numbers, read_star, write_star_table
 
@@ -79,6 +80,13 @@ def _optics_columns(particles: Particles) -> _Columns:
     columns["rlnImageDimensionality"] = ["2"] * len(groups)
     if any(any(group.phase_coefficients) for group in groups):
         columns["rlnOddZernike"] = [to_odd_zernike(group.phase_coefficients) for group in groups]
+    if any(any(group.gamma_coefficients) for group in groups):
+        columns["rlnEvenZernike"] = [to_even_zernike(group.gamma_coefficients) for group in groups]
+    if any(group.magnification != NO_MAGNIFICATION for group in groups):
+        matrices = np.array([group.magnification for group in groups])
+        columns |= {
+            name: format_numbers(column) for name, column in zip(MAGNIFICATION, matrices.T, strict=True)
+        }
     return columns
 
 
