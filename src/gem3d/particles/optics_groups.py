@@ -82,12 +82,11 @@ def number_repeats(names: list[str]) -> list[str]:
 
 def _distinct(columns: list[NDArray[np.generic]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows at which each distinct combination first occurs, and the combination of each row."""
-    code = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        if (column == column[0]).all():
+    _, first, code = np.unique(columns[0], return_index=True, return_inverse=True)
+    for column in columns[1:]:
+        if (column == column[first][code]).all():  # far faster than to sort it
             continue
         values, inverse = np.unique(column, return_inverse=True)
         # Renumbered after every column, so the product cannot overflow.
-        code = np.unique(code * len(values) + inverse, return_inverse=True)[1]
-    _, first, index = np.unique(code, return_index=True, return_inverse=True)
-    return first, index
+        _, first, code = np.unique(code * len(values) + inverse, return_index=True, return_inverse=True)
+    return first, code
