@@ -128,7 +128,10 @@ def _accumulate(
         table.to(there)
         for table in (observations.ctf_coefficients, observations.shifts_px, observations.cameras)
     ]
-    arrivals = Arrivals(observations, order[todo[mine.start : mine.stop]], BATCH_SIZE, there)
+    share = slice(mine.start, mine.stop)
+    # Of a pass that begins, a view: a million places need not be held twice.
+    rows_here = order[share] if len(todo) == len(order) else order[todo[share]]
+    arrivals = Arrivals(observations, rows_here, BATCH_SIZE, there)
     for batch in arrivals:
         transforms = observations.transform(batch.images, batch.rows)
         of_images = [table[send(torch.from_numpy(batch.rows), there)] for table in tables]
@@ -175,7 +178,7 @@ class _Pass:
     sets: dict[int, SlicesOfSet]
     excluded: ExcludedImages
     done: list[tuple[int, int]] = field(default_factory=list)
-    todo: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    todo: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     n_here: int = 0
     _n_of_ranks: list[int] = field(default_factory=list)
 
@@ -184,13 +187,13 @@ class _Pass:
         """Images in `done`."""
         return sum(end - begin for begin, end in self.done)
 
-    def begin(self, n: int) -> NDArray[np.int64]:
+    def begin(self, n: int) -> NDArray[np.int32]:
         """What is left of an order of `n` images, the same on all ranks."""
         self.done = ranks.from_first(self.done)
         left = np.ones(n, dtype=bool)
         for begin, end in self.done:
             left[begin:end] = False
-        self.todo = np.flatnonzero(left)
+        self.todo = np.flatnonzero(left).astype(np.int32)
         return self.todo
 
     def add_up(self) -> None:
@@ -234,7 +237,7 @@ class _Pass:
         self.done = [(int(begin), int(end)) for begin, end in numbers["done"]]
 
 
-def _stretches(places: NDArray[np.int64]) -> list[tuple[int, int]]:
+def _stretches(places: NDArray[np.int32]) -> list[tuple[int, int]]:
     """(first, one after the last) of each stretch of rising places."""
     if len(places) == 0:
         return []

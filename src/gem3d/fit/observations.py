@@ -32,7 +32,7 @@ class Observations:
     particle_radius_px: outside it lies the background of the normalisation and of the noise estimate, in pixels of
         the common grid, as are box size, pixel size and shifts.
     normalise: give each image's background mean 0 and standard deviation 1.
-    ctf_coefficients: `(n, 15)` float64, see `gem3d.optics`.
+    ctf_coefficients: `(n, 15)` float32, see `gem3d.optics`.
     cameras: `(n, 3, 3)` float64 poses, with the magnification of the microscope: see `gem3d.optics.camera_matrices`.
     shifts_px: `(n, 2)` float64, where the particle's centre appears.
     excluded: images that were found to be of no use: one record for all that go back to the same set.
@@ -152,7 +152,7 @@ def _poses_and_ctfs(
     particles: Particles, pixel_size_A: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return (
-        torch.from_numpy(ctf_coefficients(particles)),
+        torch.from_numpy(ctf_coefficients(particles, np.float32)),
         torch.from_numpy(np.ascontiguousarray(camera_matrices(particles))),
         torch.from_numpy(particles.shifts_A / pixel_size_A),
     )

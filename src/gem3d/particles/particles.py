@@ -31,11 +31,16 @@ class OpticsGroup:
     magnification: tuple[float, float, float, float] = field(default=(1.0, 0.0, 0.0, 1.0), kw_only=True)
 
 
+# What most sets have alike in all particles, and what a million then need not hold a million times.
+_OFTEN_ALIKE = ("phase_shift_deg", "ctf_bfactor_A2", "ctf_scale", "contrast")
+
+
 @dataclass(frozen=True)
 class Particles:
     """A refined particle set of `n` images, in the program's own conventions.
 
-    Readers translate outside conventions into these once; nothing else in the program knows them.
+    Readers translate outside conventions into these once; nothing else in the program knows them. Arrays are not to
+    be changed: those whose values are alike may be one number seen `n` times.
 
     Attributes
     ----------
@@ -82,6 +87,12 @@ class Particles:
     template: Path | None = None
     image_column: str = "rlnImageName"
     half_set_column: str = "rlnRandomSubset"
+
+    def __post_init__(self) -> None:
+        for name in _OFTEN_ALIKE:
+            values = getattr(self, name)
+            if len(values) > 1 and values.strides != (0,) and (values == values[0]).all():
+                object.__setattr__(self, name, np.broadcast_to(values[0], values.shape))
 
     def __len__(self) -> int:
         return len(self.rotations)
