@@ -36,6 +36,8 @@ N_CTF_COEFFICIENTS = 15
 N_GAMMA_COEFFICIENTS = 9
 N_PHASE_COEFFICIENTS = 6
 NO_MAGNIFICATION = (1.0, 0.0, 0.0, 1.0)
+MOST_DISTORTION = 0.1
+"""By which a magnification may change a length: no microscope's changes it by more, and kernels rely on it."""
 MOST_KNOWN_FACTORS = 64
 """Sets of aberrations whose phase factors are kept; where there are more, as of beam shifts, they are made anew."""
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gem3d.optics import N_GAMMA_COEFFICIENTS, N_PHASE_COEFFICIENTS, NO_MAGNIFICATION
+
 
 @dataclass(frozen=True)
 class OpticsGroup:
@@ -26,9 +28,9 @@ class OpticsGroup:
     voltage_kV: float
     spherical_aberration_mm: float
     amplitude_contrast: float
-    phase_coefficients: tuple[float, ...] = field(default=(0.0,) * 6, kw_only=True)
-    gamma_coefficients: tuple[float, ...] = field(default=(0.0,) * 9, kw_only=True)
-    magnification: tuple[float, float, float, float] = field(default=(1.0, 0.0, 0.0, 1.0), kw_only=True)
+    phase_coefficients: tuple[float, ...] = field(default=(0.0,) * N_PHASE_COEFFICIENTS, kw_only=True)
+    gamma_coefficients: tuple[float, ...] = field(default=(0.0,) * N_GAMMA_COEFFICIENTS, kw_only=True)
+    magnification: tuple[float, float, float, float] = field(default=NO_MAGNIFICATION, kw_only=True)
 
 
 # What most sets have alike in all particles, and what a million then need not hold a million times.

@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d.errors import ParticleFileError
-from gem3d.optics import N_PHASE_COEFFICIENTS, NO_MAGNIFICATION
+from gem3d.optics import MOST_DISTORTION, N_PHASE_COEFFICIENTS, NO_MAGNIFICATION
 from gem3d.particles.optics_groups import NOT_MODELLED, OpticsColumns, find_optics_groups, number_repeats
 from gem3d.particles.particles import OpticsGroup
 from gem3d.particles.relion_aberrations import of_beam_tilt, of_even_zernike, of_odd_zernike
 from gem3d.particles.star_table import StarTable
 
 MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
-# No microscope distorts by more, in any direction; kernels rely on it.
-MOST_DISTORTION = 0.1
 # Does nothing where it is 0; nothing else is modelled.
 _PREMULTIPLIED = "rlnCtfDataAreCtfPremultiplied"
 # Far beyond anything that is measured: with numbers within it no product of a few overflows.

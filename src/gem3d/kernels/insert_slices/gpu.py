@@ -27,6 +27,7 @@ import triton
 import triton.language as tl
 
 from gem3d.kernels.insert_slices.reference import PADDING
+from gem3d.optics import MOST_DISTORTION
 
 # Reckoned, not measured. Weighing: a sample a thread in blocks of four warps; rows of 128 at 256 pixels fill one.
 WEIGH_BLOCK = 128
@@ -37,6 +38,7 @@ INSERT_BLOCK = 64
 GATHER_BLOCK = 64
 NUM_WARPS = 4
 GATHER_WARPS = 2
+_SHORTEST = tl.constexpr(1 - MOST_DISTORTION)
 
 
 @triton.jit
@@ -141,9 +143,8 @@ def _gather_slices(accumulator, weighted, rotations, n, radius, padding: tl.cons
 
     The cell X lies at u in the frame of the image: at A X / padding, or where A magnifies, at that of the nearest
     point of the slice, by least squares. A sample k reaches it where every coordinate of d = padding A^T k - X is
-    smaller than 1, so that |k - u| < sqrt(3) / padding / 0.9, if no length comes out below 0.9 (see
-    `gem3d.particles.relion_optics`): at most two whole numbers a axis. Of k and -k the one with kx > 0 is stored, its
-    complex conjugate the other's value.
+    smaller than 1, so that |k - u| < sqrt(3) / padding over the shortest that a length comes out: at most two whole
+    numbers a axis. Of k and -k the one with kx > 0 is stored, its complex conjugate the other's value.
     """
     rows, columns = 2 * radius + 1, radius + 1
     extent = padding * radius + 1
@@ -156,7 +157,10 @@ def _gather_slices(accumulator, weighted, rotations, n, radius, padding: tl.cons
     re, im = tl.load(cells, in_grid, 0.0), tl.load(cells + 1, in_grid, 0.0)
     w = tl.load(cells + 2, in_grid, 0.0)
     px, py, pz = x.to(tl.float64), y.to(tl.float64), z.to(tl.float64)
-    reach: tl.constexpr = 1.7320508075688772 / padding / 0.9 + 1e-3  # room for rotations rounded to float32
+    # From the slice; and within it, in Fourier pixels of the image, where lengths may come out shorter. Both with
+    # room for rotations rounded to float32.
+    reach: tl.constexpr = 1.7320508075688772 / padding + 1e-3
+    reach_within: tl.constexpr = 1.7320508075688772 / padding / _SHORTEST + 1e-3
     of_image, slice_ = rotations, weighted
     for _ in range(0, n):
         xx, xy, xz = tl.load(of_image), tl.load(of_image + 1), tl.load(of_image + 2)
@@ -169,8 +173,8 @@ def _gather_slices(accumulator, weighted, rotations, n, radius, padding: tl.cons
             gxx, gyy = xx * xx + xy * xy + xz * xz, yx * yx + yy * yy + yz * yz
             gxy = xx * yx + xy * yy + xz * yz
             scale = 1.0 / (padding * (gxx * gyy - gxy * gxy))
-            kx_first = tl.ceil((gyy * along_x - gxy * along_y) * scale - reach)
-            ky_first = tl.ceil((gxx * along_y - gxy * along_x) * scale - reach)
+            kx_first = tl.ceil((gyy * along_x - gxy * along_y) * scale - reach_within)
+            ky_first = tl.ceil((gxx * along_y - gxy * along_x) * scale - reach_within)
             # The slice's own sum first: the samples of one slice are added to a cell in one rounding.
             slice_re, slice_im, slice_w = tl.zeros_like(re), tl.zeros_like(im), tl.zeros_like(w)
             for candidate in tl.static_range(4):
