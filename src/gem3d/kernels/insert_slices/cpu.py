@@ -93,13 +93,13 @@ def _where_between(start, step, low, high):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _keeps_lengths(camera):  # type: ignore[no-untyped-def]
-    """Whether a camera matrix magnifies nothing, give or take the digits of float32."""
+    """Whether a camera matrix magnifies nothing, so that no sample leaves the accumulator, however large the box."""
     xx = xy = yy = 0.0
     for axis in range(3):
         xx += camera[0, axis] * camera[0, axis]
         xy += camera[0, axis] * camera[1, axis]
         yy += camera[1, axis] * camera[1, axis]
-    return abs(xx - 1) < 1e-6 and abs(xy) < 1e-6 and abs(yy - 1) < 1e-6
+    return abs(xx - 1) < 1e-9 and abs(xy) < 1e-9 and abs(yy - 1) < 1e-9
 
 
 @numba.njit(cache=True)
